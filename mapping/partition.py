@@ -1,0 +1,235 @@
+"""Cutting layers into slices of one core each: tiles of convolutions, neuron ranges of dense layers.
+
+A strategy is a callable ``(layer, chip, fits) -> cuts in the order of preference``; the first legal one is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import numpy as np
+
+from mapping.chip import Chip
+from mapping.cost import (
+    ConvInput,
+    FanOut,
+    Layer,
+    Usage,
+    channels_by_group,
+    conv_masks,
+    excess,
+    fan_out,
+    slice_usage,
+)
+from mapping.mapping import Range
+from netx_export.errors import CapacityError
+
+MAX_ROUNDS = 16  # of cutting all layers anew, where out-axons couple a loop of layers
+
+WAYS_OUT = {
+    "neurons": "map it to a chip with room for a neuron",
+    "neuron_groups": "map it to a chip with a neuron group",
+    "axon_in": "give the layer fewer inputs (prune the layer before it, or put a convolution between them)",
+    "axon_out": "let the layer feed fewer neurons, so that its spikes go to fewer cores",
+    "axon_map": "let the layer feed fewer layers",
+    "synapse_words": "give the layer fewer inputs or a smaller kernel, or store fewer bits per weight",
+    "list_words": "give the layer a smaller kernel or fewer bits per weight",
+    "pool": "give the layer fewer inputs or a smaller kernel, or store fewer bits per weight",
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A layer of ``shape`` cut every ``step`` along each axis; the last slice of an axis takes the rest."""
+
+    shape: tuple[int, ...]
+    step: tuple[int, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Slices along each axis."""
+        return tuple(-(-n // step) for n, step in zip(self.shape, self.step, strict=True))
+
+    @property
+    def cores(self) -> int:
+        """Number of slices, each on a core of its own."""
+        return math.prod(self.counts)
+
+    def axis(self, index: int) -> list[Range]:
+        """The ranges along one axis."""
+        size, step = self.shape[index], self.step[index]
+        return [(start, min(start + step, size)) for start in range(0, size, step)]
+
+    def slices(self) -> Iterator[tuple[Range, ...]]:
+        """The ranges of every slice, the last axis fastest."""
+        return product(*(self.axis(i) for i in range(len(self.shape))))
+
+
+def partition(layers: Sequence[Layer], chip: Chip) -> tuple[Cut, ...]:
+    """How each layer is cut so that every slice fits a core of its own.
+
+    Where the chip has no out-axons (loihi2) the layers are independent.  loihi1 counts an out-axon per neuron and destination
+    core, so layers are cut from the last to the first, and anew until nothing changes (a loop of layers may need it).
+
+    Raises:
+        CapacityError: one neuron of a layer needs more of a resource than a core has.
+    """
+    chips = 1
+    cuts: dict[str, Cut] = {}
+    before = cuts
+    for _ in range(MAX_ROUNDS):
+        before = dict(cuts)
+        for layer in reversed(layers):
+            cuts[layer.name] = cut_layer(layer, chip, _fans(layer, layers, cuts, chip), chips)
+        needed = -(-sum(cut.cores for cut in cuts.values()) // chip.cores_per_chip)
+        if "axon_out" not in chip.core_limits or (cuts == before and (chips > 1 or needed <= 1)):
+            return tuple(cuts[layer.name] for layer in layers)
+        chips = max(chips, needed)
+    grown = next(layer.name for layer in layers if cuts[layer.name] != before[layer.name])
+    raise CapacityError(
+        f"{grown}: its out-axons need more cores each time its targets are spread over more; {chip.name} has "
+        f"{chip.core_limits['axon_out']} out-axon slots a core. Way out: {WAYS_OUT['axon_out']}."
+    )
+
+
+def _fans(layer: Layer, layers: Sequence[Layer], cuts: Mapping[str, Cut], chip: Chip) -> tuple[FanOut, ...]:
+    """Where the layer's spikes go, as far as its targets are cut; an uncut target counts as one core."""
+    if "axon_out" not in chip.core_limits:
+        return ()
+    return tuple(
+        fan_out(layer.shape, synapses, list(cuts.get(target.name, Cut(target.shape, target.shape)).slices()))
+        for target in layers
+        for synapses in target.inputs
+        if synapses.source == layer.name
+    )
+
+
+def cut_layer(layer: Layer, chip: Chip, fans: Sequence[FanOut] = (), chips: int = 1) -> Cut:
+    """The cut of one layer: the first legal one in the order of its strategy (tiles, doubled or even ranges of neurons).
+
+    Args:
+        layer: what to cut.
+        chip: its limits and rules.
+        fans: where the layer's spikes go (loihi1).
+        chips: on how many chips the mapping lies (loihi1).
+
+    Raises:
+        CapacityError: a slice of one neuron does not fit; names layer, resource, need, limit and a way out.
+    """
+    single = Cut(layer.shape, (1,) * len(layer.shape))
+    over = _first_excess(layer, single, chip, fans, chips)
+    if over:
+        resource, need, limit = over[0]
+        raise CapacityError(
+            f"{layer.name}: one neuron needs {need} {resource}, a core of {chip.name} has {limit}. "
+            f"Way out: {WAYS_OUT[resource]}, or choose a chip or limit with more {resource}."
+        )
+    if len(layer.shape) == 1:
+        doubling = chip.rule("dense_split") == "doubling"
+        candidates = doubled_ranges(layer, chip) if doubling else even_ranges(layer)
+        return next(cut for cut in candidates if not _first_excess(layer, cut, chip, fans, chips))
+    for _, equals in groupby(tiles(layer, chip), key=lambda cut: cut.cores):
+        legal = [cut for cut in equals if not _first_excess(layer, cut, chip, fans, chips)]
+        if legal:
+            return min(legal, key=lambda cut: (_total_words(layer, cut, chip), tuple(-n for n in cut.step)))
+    return single
+
+
+def tiles(layer: Layer, chip: Chip) -> list[Cut]:
+    """The tiles that the chip's rule allows, fewest cores first.
+
+    ``ty = ceil(H / 2^j)``, ``tc = ceil(C / 2^k)``, and ``tx`` a power of two <= W (rule "power-of-two", inferred) or
+    ``ceil(W / 2^i)`` (rule "halved").
+
+    Ties: the published compiler takes the fewest cores; PilotNet's tiles are each the only one with the fewest, so they say
+    nothing about ties, which are not decoded.  :func:`cut_layer` chooses, of equal counts, the fewest synapse words over all
+    cores, then the most channels, the tallest and the widest tile (assumed).
+    """
+    channels, height, width = layer.shape
+    powers = [1 << i for i in range(width.bit_length())]
+    widths = powers if chip.rule("tile_width") == "power-of-two" else halvings(width)
+    neurons = chip.core_limits["neurons"]
+    steps = product(halvings(channels), halvings(height), widths)
+    return sorted((Cut(layer.shape, step) for step in steps if math.prod(step) <= neurons), key=lambda cut: cut.cores)
+
+
+def halvings(size: int) -> list[int]:
+    """``ceil(size / 2^j)`` for j = 0, 1, ... down to 1, each once: 66 -> [66, 33, 17, 9, 5, 3, 2, 1]."""
+    return sorted({-(-size // (1 << j)) for j in range(size.bit_length() + 1)}, reverse=True)
+
+
+def doubled_ranges(layer: Layer, chip: Chip) -> Iterator[Cut]:
+    """Splits of a dense layer as the compiler of 2022-23 made them: ``ceil(words / limit)`` cores, then twice as many, ...
+
+    Each core takes ``ceil(N / cores)`` neurons and the last the rest: 100 neurons on 12 cores are eleven of 9 and one of 1.
+    ``words`` is the whole layer's count.  Inferred; not decoded in general.
+    """
+    size = layer.shape[0]
+    words = slice_usage(layer, ((0, size),), chip).synapse_words
+    cores = max(1, -(-words // chip.core_limits["synapse_words"]))
+    while cores < size:
+        yield Cut(layer.shape, (-(-size // cores),))
+        cores *= 2
+    yield Cut(layer.shape, (1,))
+
+
+def even_ranges(layer: Layer) -> Iterator[Cut]:
+    """Splits of a dense layer into 1, 2, 3, ... cores, each of ``ceil(N / cores)`` neurons, the last with the rest."""
+    size = layer.shape[0]
+    step = size + 1
+    for cores in range(1, size + 1):
+        if -(-size // cores) < step:
+            step = -(-size // cores)
+            yield Cut(layer.shape, (step,))
+
+
+def _total_words(layer: Layer, cut: Cut, chip: Chip) -> int:
+    return sum(count * slice_usage(layer, ranges, chip).synapse_words for ranges, count in _distinct(layer, cut, chip))
+
+
+def _first_excess(layer: Layer, cut: Cut, chip: Chip, fans: Sequence[FanOut], chips: int) -> tuple[tuple[str, int, int], ...]:
+    """What the first slice that does not fit has too much of; empty where all slices fit."""
+    out = _most_axon_out(cut, fans, chip, chips)
+    for ranges, _ in _distinct(layer, cut, chip):
+        over = excess(slice_usage(layer, ranges, chip) + Usage(axon_out=out), chip.core_limits)
+        if over:
+            return over
+    return ()
+
+
+def _most_axon_out(cut: Cut, fans: Sequence[FanOut], chip: Chip, chips: int) -> int:
+    """The most out-axon slots that a slice of the cut takes (:func:`mapping.cost.traffic_usage` for all slices at once)."""
+    if not fans:
+        return 0
+    total = np.sum([fan.cores for fan in fans], axis=0)
+    for axis, (size, step) in enumerate(zip(cut.shape, cut.step, strict=True)):
+        total = np.add.reduceat(total, np.arange(0, size, step), axis=axis)
+    return int(total.max()) * (1 if chips == 1 else int(chip.rule("cross_chip_slots")))
+
+
+def _distinct(layer: Layer, cut: Cut, chip: Chip) -> list[tuple[tuple[Range, ...], int]]:
+    """One slice of every kind that costs differently, and how many there are of it."""
+    convs = [synapses for synapses in layer.inputs if isinstance(synapses, ConvInput)]
+    kinds: list[list[tuple[Range, int]]] = []
+    for axis, (size, step) in enumerate(zip(cut.shape, cut.step, strict=True)):
+        if not convs or (chip.model == "loihi2" and (axis > 0 or all(conv.groups == 1 for conv in convs))):
+            full, rest = divmod(size, step)
+            kinds.append([((0, step), full)] * (full > 0) + [((size - rest, size), 1)] * (rest > 0))
+            continue
+        seen: dict[object, tuple[Range, int]] = {}
+        for bounds in cut.axis(axis):
+            key = _kind(convs, axis, bounds)
+            seen[key] = (seen[key][0], seen[key][1] + 1) if key in seen else (bounds, 1)
+        kinds.append(list(seen.values()))
+    return [(tuple(r for r, _ in combo), math.prod(n for _, n in combo)) for combo in product(*kinds)]
+
+
+def _kind(convs: Sequence[ConvInput], axis: int, bounds: Range) -> tuple[object, ...]:
+    """Ranges along an axis that have the same kind cost the same: its size, and its channels by group or its kernel masks."""
+    size = bounds[1] - bounds[0]
+    if axis == 0:
+        return size, *(tuple(sorted(channels_by_group(conv.out_channels, conv.groups, bounds))) for conv in convs)
+    return size, *(tuple(sorted(conv_masks(conv, axis - 1, bounds))) for conv in convs)

@@ -1,0 +1,1 @@
+"""The integer network, its netx file, its exact meaning, and Lava runs."""

@@ -1,0 +1,49 @@
+"""The error family of all three packages.
+
+Every error is one sentence that names the object, the value, the limit and a way out.  ``exit_code`` is what the command
+line returns for it (design: 1 usage or internal, 2 does not fit the chip, 3 a verification mismatch).
+"""
+
+from __future__ import annotations
+
+
+class QpsnnError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+    exit_code = 1
+
+
+class NetworkError(QpsnnError, ValueError):
+    """A network that cannot exist: shapes that do not chain, values outside their integer range."""
+
+
+class FormatError(QpsnnError, ValueError):
+    """A file (netx, TOML, checkpoint, data set) that cannot be read as what it claims to be."""
+
+
+class FreezeError(QpsnnError, ValueError):
+    """A trained model that has no exact integer form, or no place on the chip (contract point 5)."""
+
+
+class ConfigError(QpsnnError, ValueError):
+    """A request that contradicts itself or names something unknown."""
+
+
+class MissingError(QpsnnError, RuntimeError):
+    """Something optional is not installed or not on this machine; the message says how to get it."""
+
+
+class RunError(QpsnnError, RuntimeError):
+    """A child process (Lava) failed or ran out of time."""
+
+
+class CapacityError(QpsnnError):
+    """The network does not fit the chip."""
+
+    exit_code = 2
+
+
+class MismatchError(QpsnnError):
+    """Two computations that must agree bit for bit do not."""
+
+    exit_code = 3

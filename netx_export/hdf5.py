@@ -1,0 +1,449 @@
+"""The netx HDF5 file: ``write(network, path)`` and ``read(path)``.
+
+The format (docs/netx-format.md) is lava-dl 0.6's: groups ``layer/0..n-1`` of plain datasets.  Ours adds two things that the
+stock reader does not look at: ``layer/i/name`` and a top-level group ``qpsnn`` (``steps``, ``input_bits``, ``readout``,
+``classes``).  Files come from anywhere: links, external storage and sizes are checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from netx_export.atomic import write_bytes
+from netx_export.errors import FormatError, NetworkError
+from netx_export.network import (
+    MAX_NEURONS,
+    Conv,
+    Dense,
+    Drive,
+    Lif,
+    Network,
+    Neuron,
+    Population,
+    Projection,
+    Rate,
+    Readout,
+    Synapse,
+    Voltage,
+    neuron_of,
+)
+
+MAX_VALUES = 1 << 28  # of one dataset: 1 GiB as int32
+MAX_LAYERS = 4096
+MAX_TEXT = 256
+
+# A dense layer without neurons gets this from the stock reader: u sums up, v = u, 2**17 is never exceeded.
+DEFAULT_NEURON = Lif(current_decay=0, voltage_decay=4096, threshold=1 << 17)
+
+
+# --- write -------------------------------------------------------------------------------------------------------------
+
+
+def write(network: Network, path: Path | str) -> None:
+    """Writes a chain as a netx file that the stock lava-dl reader loads; atomic (temporary file, then rename).
+
+    Args:
+        network: a chain (netx knows no other graph); its input without neurons, or driven through their bias.
+        path: the file; folders are made.
+
+    Raises:
+        NetworkError: for a network that is not a chain, or a delay that the format cannot tell apart.
+        RunError: where the disk or the folder does not take the file (nothing is left half-written).
+    """
+    if not network.is_chain:
+        raise NetworkError("netx files hold chains only: each population needs exactly one projection, from the one before it.")
+    # In memory first: where the disk fills up under HDF5's own writes, the library can crash the process at close.
+    with h5py.File("netx", "w", driver="core", backing_store=False) as file:
+        _write_layers(network, file)
+        _write_extras(network, file)
+        file.flush()
+        image = file.id.get_file_image()
+    write_bytes(path, image)
+
+
+def _write_layers(network: Network, file: h5py.File) -> None:
+    first = network.input
+    index = 0
+
+    def layer(kind: str, shape: tuple[int, ...], name: str | None = None) -> h5py.Group:
+        nonlocal index
+        group = file.create_group(f"layer/{index}")
+        index += 1
+        group.create_dataset("type", (1,), "S10", [kind.encode("ascii")])
+        group.create_dataset("shape", data=np.array(shape, dtype=np.int64))
+        if name is not None:
+            group.create_dataset("name", data=np.bytes_(name.encode("utf-8")))
+        return group
+
+    group = layer("input", first.shape, first.name)
+    if first.neuron is not None:
+        if first.bias is not None:
+            raise NetworkError(f"{first.name}: a driven input takes its bias from the host; netx has no place for a fixed one.")
+        drive = first.drive or Drive()
+        group.create_dataset("weight", data=np.array([drive.weight], dtype=np.float32))
+        group.create_dataset("bias", data=np.array([drive.bias], dtype=np.float32))
+        _write_neuron(group, first.neuron)
+    for population in network.populations[1:]:
+        projection = network.into(population.name)[0]
+        source = network[projection.source]
+        assert population.neuron is not None
+        if isinstance(projection.synapse, Dense):
+            if len(population.shape) != 1:
+                raise NetworkError(f"{population.name}: a dense layer's shape in netx is (N,), found {population.shape}.")
+            if len(source.shape) == 3:
+                layer("flatten", (source.size,))
+            group = layer("dense", population.shape, population.name)
+            group.create_dataset("inFeatures", data=source.size)
+            group.create_dataset("outFeatures", data=population.size)
+            group.create_dataset("weight", data=projection.synapse.weight.astype(np.float32))
+            if projection.delay is not None:
+                post, pre = projection.synapse.weight.shape
+                if projection.delay.shape == (1, pre) and post == pre:
+                    raise NetworkError(f"{population.name}: netx reads {pre} delays of a square layer as its target's, not its source's.")
+                group.create_dataset("delay", data=projection.delay.reshape(-1).astype(np.float32))
+        else:
+            conv = projection.synapse
+            group = layer("conv", population.shape, population.name)
+            group.create_dataset("inChannels", data=conv.in_channels)
+            group.create_dataset("outChannels", data=conv.weight.shape[0])
+            group.create_dataset("kernelSize", data=np.array(conv.weight.shape[2:]))
+            group.create_dataset("stride", data=np.array(conv.stride))
+            group.create_dataset("padding", data=np.array(conv.padding))
+            group.create_dataset("dilation", data=np.array(conv.dilation))
+            group.create_dataset("groups", data=conv.groups)
+            group.create_dataset("weight", data=conv.weight.astype(np.float32))
+        if population.bias is not None:
+            group.create_dataset("bias", data=population.bias.astype(np.float32))
+        _write_neuron(group, population.neuron)
+
+
+def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:
+    group.create_dataset("neuron/type", data=np.bytes_(b"CUBA"))
+    group.create_dataset("neuron/iDecay", data=neuron.current_decay)
+    group.create_dataset("neuron/vDecay", data=neuron.voltage_decay)
+    group.create_dataset("neuron/vThMant", data=neuron.threshold)
+    group.create_dataset("neuron/refDelay", data=1)
+    group.create_dataset("neuron/gradedSpike", data=False)
+
+
+def _write_extras(network: Network, file: h5py.File) -> None:
+    group = file.create_group("qpsnn")
+    group.create_dataset("input_bits", data=network.input_bits)
+    if network.steps is not None:
+        group.create_dataset("steps", data=network.steps)
+    if network.readout is not None:
+        group.create_dataset("readout", data=np.bytes_(str(network.readout).encode("ascii")))
+        if isinstance(network.readout, Rate):
+            group.create_dataset("classes", data=network.readout.classes)
+
+
+# --- read --------------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path | str, *, as_lava: bool = False) -> Network:
+    """Reads a netx file, also one that others wrote, into a :class:`Network`.
+
+    Neurons of type CUBA and the older LOIHI; a dense layer without neurons gets the stock reader's default integrator; a
+    trailing ``average`` becomes the host's :class:`Rate` read-out; populations without a name are called ``type`` + index.
+
+    Args:
+        path: an HDF5 file.
+        as_lava: ignore what the stock reader ignores in silence (refDelay > 1, gradedSpike, conv delays, wgtExp); without
+            it such a file is refused, because it does not mean what Lava would run.
+
+    Raises:
+        FormatError: one sentence that names the file, the layer, what is wrong and what is allowed.
+    """
+    path = Path(path)
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise FormatError(f"{path}: there is no such file.") from None
+    except IsADirectoryError:
+        raise FormatError(f"{path} is a folder; a netx file is expected.") from None
+    except PermissionError:
+        raise FormatError(f"{path}: no permission to read it.") from None
+    except OSError as error:
+        raise FormatError(f"{path} is not a whole HDF5 file ({_reason(error)}); export it again.") from None
+    with file:
+        try:
+            return _Reader(path, as_lava).network(file)
+        except NetworkError as error:
+            raise FormatError(f"{path}: {error}") from None
+        except (OSError, RuntimeError, KeyError) as error:
+            raise FormatError(f"{path} is damaged ({_reason(error)}); export it again.") from None
+
+
+class _Reader:
+    """The state of one reading: the file's name for messages, and whether to be as lenient as Lava."""
+
+    def __init__(self, path: Path, as_lava: bool) -> None:
+        self.path = path
+        self.as_lava = as_lava
+
+    def network(self, file: h5py.File) -> Network:
+        layers = self.group(file, "layer")
+        if layers is None:
+            raise FormatError(f"{self.path} is an HDF5 file, but not a netx file: it has no group 'layer'.")
+        if not 1 <= len(layers) <= MAX_LAYERS:
+            raise FormatError(f"{self.path}: {len(layers)} layers; a netx file has 1..{MAX_LAYERS}.")
+        populations: list[Population] = []
+        projections: list[Projection] = []
+        readout: Readout | None = None
+        flattened = False
+        for i in range(len(layers)):
+            layer = self.group(layers, str(i))
+            if layer is None:
+                raise FormatError(f"{self.path}: layer {i} of {len(layers)} is missing; they are numbered from 0 without gaps.")
+            kind = self.text(layer, "type", f"layer {i}")
+            where = f"layer {i} ({kind})"
+            if readout is not None:
+                raise FormatError(f"{self.path}: {where} follows an average layer; an average can only be the last.")
+            if kind == "input":
+                if i:
+                    raise FormatError(f"{self.path}: {where} must be layer 0.")
+                populations.append(self.input(layer, where))
+            elif kind == "flatten":
+                flattened = True
+            elif kind == "average":
+                readout = self.average(layer, where)
+            elif kind in ("dense", "conv"):
+                synapse = self.dense(layer, where) if kind == "dense" else self.conv(layer, where)
+                if not populations:
+                    populations.append(self.implied_input(synapse, where))
+                if isinstance(synapse, Conv) and flattened:
+                    raise FormatError(f"{self.path}: {where} follows a flatten layer; a convolution needs (C, H, W).")
+                source = populations[-1]
+                name = self.name(layer, f"{kind}{i}", where)
+                populations.append(self.population(layer, name, synapse, source, where))
+                projections.append(Projection(source.name, name, synapse, self.delay(layer, synapse, where)))
+                flattened = False
+            else:
+                raise FormatError(
+                    f"{self.path}: {where} is of a type that Lava does not run (the reader skips or refuses it); "
+                    "known are input, flatten, dense, conv and a last average."
+                )
+        if not populations:
+            raise FormatError(f"{self.path}: no layer with neurons or input.")
+        extras = self.group(file, "qpsnn")
+        steps, bits = None, 0
+        if extras is not None:
+            steps = self.integer(extras, "steps", "qpsnn", None)
+            bits = self.integer(extras, "input_bits", "qpsnn", 0) or 0
+            readout = self.readout(extras) or readout
+        return Network(tuple(populations), tuple(projections), readout, bits, steps)
+
+    # --- layers
+
+    def input(self, layer: h5py.Group, where: str) -> Population:
+        name = self.name(layer, "input", where)
+        shape = self.shape(layer, where)
+        if self.group(layer, "neuron") is None:
+            return Population(name, shape)
+        drive = Drive(self.integer(layer, "weight", where, 64) or 0, self.integer(layer, "bias", where, 0) or 0)
+        return Population(name, shape, self.neuron(layer, where), drive=drive)
+
+    def implied_input(self, synapse: Synapse, where: str) -> Population:
+        """The input of a file that begins with a dense layer; a convolution's input size cannot be inferred."""
+        if isinstance(synapse, Conv):
+            raise FormatError(f"{self.path}: {where} is the first layer; without an input layer its input's size is unknown.")
+        return Population("input", (synapse.weight.shape[1],))
+
+    def dense(self, layer: h5py.Group, where: str) -> Dense:
+        weight = self.integers(layer, "weight", where)
+        if weight is None:
+            raise FormatError(f"{self.path}: {where} has no weight.")
+        neurons = math.prod(self.shape(layer, where))
+        if weight.ndim == 1 and weight.size % neurons == 0:
+            weight = weight.reshape(neurons, -1)
+        if weight.ndim != 2:
+            raise FormatError(f"{self.path}: {where} has a weight of shape {weight.shape}; expected (post, pre).")
+        return Dense(weight)
+
+    def conv(self, layer: h5py.Group, where: str) -> Conv:
+        weight = self.integers(layer, "weight", where)
+        if weight is None:
+            raise FormatError(f"{self.path}: {where} has no weight.")
+        if weight.ndim == 5 and weight.shape[4] == 1:
+            weight = weight[..., 0]
+        if weight.ndim != 4:
+            raise FormatError(f"{self.path}: {where} has a weight of shape {weight.shape}; expected (out, in/groups, ky, kx).")
+        if not self.as_lava and "delay" in layer:
+            raise FormatError(
+                f"{self.path}: {where} has delays, which Lava ignores for convolutions; read it as Lava does (as_lava) to ignore them."
+            )
+        pair = self.pair
+        stride, padding, dilation = (pair(layer, "stride", where), pair(layer, "padding", where), pair(layer, "dilation", where))
+        groups = self.integer(layer, "groups", where, None)
+        if groups is None:
+            raise FormatError(f"{self.path}: {where} has no groups; Lava needs it.")
+        return Conv(weight, stride, padding, dilation, groups)
+
+    def population(self, layer: h5py.Group, name: str, synapse: Synapse, source: Population, where: str) -> Population:
+        shape = self.shape(layer, where)
+        if isinstance(synapse, Dense):
+            shape = (math.prod(shape),)
+        if self.group(layer, "neuron") is not None:
+            neuron = self.neuron(layer, where)
+        elif isinstance(synapse, Dense):
+            neuron = DEFAULT_NEURON
+        else:
+            raise FormatError(f"{self.path}: {where} has no neuron; Lava gives a default to dense layers only.")
+        bias = self.integers(layer, "bias", where)
+        if bias is not None:
+            bias = bias.reshape(-1)
+            if bias.size == 1:
+                bias = np.repeat(bias, shape[0])
+        return Population(name, shape, neuron, bias)
+
+    def average(self, layer: h5py.Group, where: str) -> Rate:
+        return Rate(math.prod(self.shape(layer, where)))
+
+    def delay(self, layer: h5py.Group, synapse: Synapse, where: str) -> NDArray[np.int64] | None:
+        delay = self.integers(layer, "delay", where) if isinstance(synapse, Dense) else None
+        if delay is None or not isinstance(synapse, Dense):
+            return None
+        post, pre = synapse.weight.shape
+        if delay.size == 1:
+            return np.full((post, 1), int(delay.reshape(-1)[0]))
+        if delay.ndim == 1 and delay.size in (post, pre):
+            return delay.reshape((post, 1) if delay.size == post else (1, pre))
+        raise FormatError(f"{self.path}: {where} has {delay.shape} delays; expected one per target ({post}) or per source ({pre}).")
+
+    def neuron(self, layer: h5py.Group, where: str) -> Neuron:
+        group = self.group(layer, "neuron")
+        assert group is not None
+        kind = self.text(group, "type", where)
+        if kind not in ("CUBA", "LOIHI"):
+            raise FormatError(f"{self.path}: {where} has neurons of type {kind!r}; known are CUBA and LOIHI.")
+        if not self.as_lava:
+            for key, neutral in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0)):
+                value = self.integer(group, key, where, neutral)
+                if value != neutral:
+                    raise FormatError(
+                        f"{self.path}: {where} has {key} {value}, which Lava ignores (it runs as {neutral}); "
+                        "read it as Lava does (as_lava) to ignore it too."
+                    )
+        values = {}
+        for key in ("iDecay", "vDecay", "vThMant"):
+            value = self.integer(group, key, where, None)
+            if value is None:
+                raise FormatError(f"{self.path}: {where} has no neuron/{key}.")
+            values[key] = value
+        try:
+            return neuron_of(values["iDecay"], values["vDecay"], values["vThMant"])
+        except NetworkError as error:
+            raise FormatError(f"{self.path}: {where}: {error}") from None
+
+    def readout(self, extras: h5py.Group) -> Readout | None:
+        if "readout" not in extras:
+            return None
+        kind = self.text(extras, "readout", "qpsnn")
+        if kind == str(Voltage()):
+            return Voltage()
+        classes = self.integer(extras, "classes", "qpsnn", None)
+        if kind == "rate" and classes is not None:
+            return Rate(classes)
+        raise FormatError(f"{self.path}: qpsnn/readout is {kind!r}; known are integrator and rate (with classes).")
+
+    # --- values
+
+    def name(self, layer: h5py.Group, default: str, where: str) -> str:
+        return self.text(layer, "name", where) if "name" in layer else default
+
+    def shape(self, layer: h5py.Group, where: str) -> tuple[int, ...]:
+        values = self.integers(layer, "shape", where)
+        if values is None or not 1 <= values.size <= 3 or values.ndim > 1:
+            raise FormatError(f"{self.path}: {where} needs a shape of one to three numbers.")
+        shape = tuple(int(n) for n in values.reshape(-1))
+        if any(n < 1 for n in shape) or math.prod(shape) > MAX_NEURONS:
+            raise FormatError(f"{self.path}: {where} has the shape {shape}; sizes are positive and at most {MAX_NEURONS} neurons.")
+        return shape if len(shape) == 3 else (math.prod(shape),)
+
+    def pair(self, layer: h5py.Group, key: str, where: str) -> tuple[int, int]:
+        values = self.integers(layer, key, where)
+        if values is None or values.size not in (1, 2):
+            raise FormatError(f"{self.path}: {where} needs {key} as one number or (y, x).")
+        flat = [int(n) for n in values.reshape(-1)]
+        return (flat[0], flat[-1])
+
+    def integer(self, group: h5py.Group, key: str, where: str, default: int | None) -> int | None:
+        values = self.integers(group, key, where)
+        if values is None:
+            return default
+        if values.size != 1 and not (values.size and np.all(values == values.reshape(-1)[0])):
+            raise FormatError(f"{self.path}: {where} has {values.size} values of {key}; the chip has one per layer.")
+        return int(values.reshape(-1)[0])
+
+    def integers(self, group: h5py.Group, key: str, where: str) -> NDArray[np.int64] | None:
+        dataset = self.dataset(group, key, where)
+        if dataset is None:
+            return None
+        values = dataset[()]
+        array = np.asarray(values)
+        if array.dtype.kind not in "iubf":
+            raise FormatError(f"{self.path}: {where}: {key} is of type {array.dtype}; numbers are expected.")
+        if array.dtype.kind == "f":
+            if not np.all(np.isfinite(array)) or np.any(array != np.rint(array)):
+                odd = array[~np.isfinite(array) | (array != np.rint(array))].reshape(-1)
+                raise FormatError(
+                    f"{self.path}: {where}: {key} holds {odd.size} values that are not whole numbers, the first is {odd[0]}; "
+                    "Lava would cut the fractions off. Export integers."
+                )
+        if array.size and np.max(np.abs(array.astype(np.float64))) > np.iinfo(np.int32).max:
+            raise FormatError(f"{self.path}: {where}: {key} holds values beyond 32 bits.")
+        return array.astype(np.int64)
+
+    def text(self, group: h5py.Group, key: str, where: str) -> str:
+        dataset = self.dataset(group, key, where)
+        if dataset is None:
+            raise FormatError(f"{self.path}: {where} has no {key}.")
+        value = np.asarray(dataset[()]).reshape(-1)
+        raw: Any = value[0] if value.size else b""
+        if isinstance(raw, str):
+            raw = raw.encode("utf-8")
+        if not isinstance(raw, bytes) or not 0 < len(raw) <= MAX_TEXT:
+            raise FormatError(f"{self.path}: {where}: {key} must be a text of 1..{MAX_TEXT} bytes.")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise FormatError(f"{self.path}: {where}: {key} is not UTF-8 text.") from None
+
+    def group(self, parent: h5py.Group, key: str) -> h5py.Group | None:
+        found = self.member(parent, key)
+        if found is None:
+            return None
+        if not isinstance(found, h5py.Group):
+            raise FormatError(f"{self.path}: {parent.name}/{key} is not a group.")
+        return found
+
+    def dataset(self, group: h5py.Group, key: str, where: str) -> h5py.Dataset | None:
+        found = self.member(group, key)
+        if found is None:
+            return None
+        if not isinstance(found, h5py.Dataset):
+            raise FormatError(f"{self.path}: {where}: {key} is not a dataset.")
+        if found.external or found.is_virtual:
+            raise FormatError(f"{self.path}: {where}: {key} keeps its values in another file, which is never followed.")
+        if found.shape is None or found.size is None or found.size > MAX_VALUES:
+            raise FormatError(f"{self.path}: {where}: {key} of shape {found.shape} holds more than {MAX_VALUES} values; refused.")
+        return found
+
+    def member(self, parent: h5py.Group, key: str) -> h5py.Group | h5py.Dataset | None:
+        link = parent.get(key, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise FormatError(f"{self.path}: {parent.name}/{key} is a link to elsewhere, which is never followed.")
+        return parent[key]
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error.args[-1] if error.args else error).strip()
+    return " ".join(text.split())[:200]

@@ -1,0 +1,460 @@
+"""SLAYER blocks that compute with the chip's integers: convolution, dense, sum pooling, flatten, read-out.
+
+They are ``slayer.block.cuba`` blocks with two things plugged in where SLAYER has its own places for them: the synapse's weights
+are quantised (``pre_hook_fx``'s place) and the neuron's current is normalised (``neuron.norm``'s place).  One step of a block::
+
+    u[t] = (1 - d_u) u[t-1] + (W x)[t];      v[t] = (1 - d_v) v[t-1] + norm(u[t]);      s = v > threshold;  v := 0 where s
+
+**Folding.**  norm is a batch normalisation of the current, ``scale * u + shift`` per channel, with running statistics.  The scale is
+folded into the weights before they are quantised, the shift is the bias that the chip adds to v.  (Because it acts on
+u and not on W x this is exact for any current decay: netx, too, adds its bias after u.)
+
+**Folded domain.**  With ``scale * W ~ step * q`` (q whole numbers, :mod:`qpsnn_lava.quantise`) the block computes with the weights
+``q * 2**k / 64``, the threshold ``n / 64`` and the bias ``b / 64``, where::
+
+    unit = 2**k / (64 * step)      n = round(64 * unit * theta)      b = round(64 * unit * shift)
+
+These are the integers of the chip over 64, so what SLAYER computes in the forward pass is what the chip computes.  k is the largest
+power with ``max|q| * 2**k <= 254`` that keeps every bound of the exactness contract (:func:`largest_exponent`).  The surrogate's
+width follows the threshold, so gradients with respect to the real weights do not depend on k.
+
+While training with batch statistics (``norm.frozen`` false) the weights are folded with the running scale, and the norm
+undoes that and applies the batch's own statistics, as PyTorch's fused conv-batch-norm modules for quantisation-aware training do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from netx_export.errors import ConfigError
+from netx_export.integers import STATE_LIMIT
+from netx_export.lava_compat import import_slayer
+from netx_export.network import MAX_THRESHOLD
+from qpsnn_lava import dynamics
+from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, integers, straight_through
+
+slayer = import_slayer()
+slayer_cuba = slayer.neuron.cuba
+
+NormKind = Literal["full", "shared", "mean", "bias"]
+BIAS_LIMIT = 4095
+
+
+@dataclass(frozen=True)
+class NeuronOptions:
+    """Parameters of a population's neurons.
+
+    Args:
+        current_decay, voltage_decay: device integers 0..4096, in 4096ths a step.
+        threshold: theta, in real units (those of the normalised current).
+        surrogate_width: the exponential surrogate's width, in thresholds.
+        surrogate_scale: its area; the derivative is ``scale / (2 width) * exp(-|v - theta| / width)`` with v in thresholds.
+    """
+
+    current_decay: int = 4096
+    voltage_decay: int = 2048
+    threshold: float = 1.0
+    surrogate_width: float = 0.5
+    surrogate_scale: float = 1.0
+
+    def slayer(self) -> dict[str, float]:
+        """The arguments of ``slayer.neuron.cuba.Neuron`` (which multiplies tau_grad by 100 and scale_grad by 0.1)."""
+        return {
+            "threshold": self.threshold,
+            "current_decay": self.current_decay / 4096,
+            "voltage_decay": self.voltage_decay / 4096,
+            "tau_grad": self.surrogate_width / 100,
+            "scale_grad": self.surrogate_scale * 10,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """What a block computes with in one forward pass.
+
+    Args:
+        weight: as the synapse's weight, in the folded domain, with the straight-through gradient.
+        bias: (channels,) in the folded domain, or None.
+        threshold: in the folded domain (``n / 64``), or None where nothing spikes.
+        unit: folded domain per real unit.
+        quantised: whether the numbers are the chip's integers over 64.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    threshold: float | None
+    unit: float
+    quantised: bool
+
+
+class CurrentNorm(torch.nn.Module):
+    """Batch normalisation of the current: ``(u - mean) * gain / sqrt(var + eps) + shift``.
+
+    Args:
+        channels: of the population.
+        kind: ``full``: gain and variance per channel; ``shared``: one gain and one variance (the channels' mean) per layer;
+            ``mean``: no scale, only the mean is taken off; ``bias``: only the shift, no statistics.
+        momentum, eps: as torch's BatchNorm.
+
+    Attributes:
+        frozen: compute with the running statistics also while training.
+    """
+
+    def __init__(self, channels: int, kind: NormKind, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        if kind not in ("full", "shared", "mean", "bias"):
+            raise ConfigError(f"norm {kind!r}: known are full, shared, mean and bias.")
+        self.kind = kind
+        self.momentum = momentum
+        self.eps = eps
+        self.frozen = False
+        self.folded: Folded | None = None
+        self.shift = torch.nn.Parameter(torch.zeros(channels))
+        if kind in ("full", "shared"):
+            size = channels if kind == "full" else 1
+            self.gain = torch.nn.Parameter(torch.ones(size))
+            self.register_buffer("running_var", torch.ones(size))
+        if kind != "bias":
+            self.register_buffer("running_mean", torch.zeros(channels))
+
+    @property
+    def with_batch(self) -> bool:
+        """Whether this pass uses the batch's statistics."""
+        return self.training and not self.frozen and self.kind != "bias"
+
+    def scale(self) -> torch.Tensor:
+        """(channels,) or (1,): what the weights are multiplied with."""
+        if self.kind in ("full", "shared"):
+            return self.gain / torch.sqrt(self.running_var + self.eps)
+        return torch.ones(1, device=self.shift.device)
+
+    def offset(self) -> torch.Tensor:
+        """(channels,): the bias in real units, from the running statistics."""
+        if self.kind == "bias":
+            return self.shift
+        return self.shift - self.running_mean * self.scale()
+
+    def forward(self, current: torch.Tensor, axis: int = 1) -> torch.Tensor:
+        """Normalises a current with its channels at ``axis``, given in the folded domain of ``self.folded``, which the block sets before."""
+        folded = self.folded
+        assert folded is not None
+        per_channel = [1] * current.dim()
+        per_channel[axis] = -1
+        if not self.with_batch:
+            return current if folded.bias is None else current + folded.bias.view(per_channel)
+        real = folded.unit * self.scale().detach()  # the current came scaled by this
+        if self.kind == "full":
+            return self._full(current, axis, real, folded.unit)
+        dims = [d for d in range(current.dim()) if d != axis]
+        mean = current.mean(dims)
+        if self.kind == "mean":
+            self._update(mean / real, None)
+            return current + (folded.unit * self.shift - mean).view(per_channel)
+        var = (current.var(dims, unbiased=False) / real**2).mean(0, keepdim=True)
+        count = current.numel() / current.shape[axis]
+        self._update(mean / real, var * count / max(count - 1, 1))
+        scale = self.gain / torch.sqrt(var + self.eps)
+        offset = folded.unit * (self.shift - mean / real * scale)
+        return current * (folded.unit * scale / real).view(per_channel) + offset.view(per_channel)
+
+    def _full(self, current: torch.Tensor, axis: int, real: torch.Tensor, unit: float) -> torch.Tensor:
+        """Statistics per channel, by torch's own kernel; eps is scaled as the current is."""
+        frames = current.flatten(0, axis - 1) if axis > 1 else current
+        eps = self.eps * float((real**2).mean())
+        normed, mean, inverse = torch.native_batch_norm(
+            frames, self.gain * unit, self.shift * unit, None, None, True, 0.0, eps
+        )
+        with torch.no_grad():
+            count = current.numel() / current.shape[axis]
+            var = (inverse**-2 - eps).clamp(min=0) / real**2
+            self._update(mean / real, var * count / max(count - 1, 1))
+        return normed.view(current.shape) if axis > 1 else normed
+
+    def _update(self, mean: torch.Tensor, var: torch.Tensor | None) -> None:
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.expand_as(self.running_mean), self.momentum)
+            if var is not None:
+                self.running_var.lerp_(var, self.momentum)
+
+
+class _Block(torch.nn.Module):
+    """What our blocks share: options, folding, and the neuron's passage."""
+
+    synapse: Any
+    neuron: Any
+
+    def _set_up(self, options: NeuronOptions, quantiser: Quantiser, norm: NormKind, channels: int, input_max: int) -> None:
+        self.options = options
+        self.quantiser = quantiser
+        self.quantised = False
+        self.fused = dynamics.AVAILABLE
+        self.input_max = input_max
+        self.neuron.norm = CurrentNorm(channels, norm)
+        self.neuron.threshold_eps = 1 / self.neuron.s_scale  # v > threshold, also where 64 * threshold is large
+
+    @property
+    def norm(self) -> CurrentNorm:
+        """The normalisation of the current, in SLAYER's place for it."""
+        norm: CurrentNorm = self.neuron.norm
+        return norm
+
+    def fold(self, steps: int) -> Folded:
+        """What this block computes with over a window of ``steps``."""
+        weight = self.synapse.weight * (self.norm.scale().view(-1, *[1] * (self.synapse.weight.dim() - 1)) / self.input_max)
+        offset = self.norm.offset()
+        if not self.quantised:
+            return Folded(weight, offset, self._threshold(1.0, exact=False), 1.0, False)
+        q, step = integers(weight, self.quantiser)
+        k = largest_exponent(q, step, offset.detach(), self.options, self.input_max, steps, spikes=self._spikes)
+        unit = 2.0**k / (WEIGHT_SCALE * step)
+        bias = straight_through(torch.round(WEIGHT_SCALE * unit * offset.detach()) / WEIGHT_SCALE, unit * offset)
+        return Folded(straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight), bias, self._threshold(unit), unit, True)
+
+    _spikes = True
+
+    def _threshold(self, unit: float, exact: bool = True) -> float | None:
+        if not self._spikes:
+            return None
+        threshold = unit * self.options.threshold
+        return max(1, round(WEIGHT_SCALE * threshold)) / WEIGHT_SCALE if exact else threshold
+
+    def _prepare(self, steps: int) -> Folded:
+        """Folds, and hands threshold and bias to the neuron."""
+        folded = self.fold(steps)
+        self.norm.folded = folded
+        if folded.threshold is not None:
+            self.neuron._threshold = folded.threshold
+            self.neuron.tau_rho = self.options.surrogate_width / 100 * folded.threshold
+        return folded
+
+    def _spike(self, sums: torch.Tensor, folded: Folded) -> torch.Tensor:
+        """The neurons' spikes: (N, T, C, ...) sums in, (N, C, ..., T) spikes out."""
+        neuron = self.neuron
+        if not self.fused:
+            spikes: torch.Tensor = neuron(sums.movedim(1, -1).contiguous())
+            return spikes
+        current = self._current(sums, folded)
+        if neuron.norm is not None:
+            current = neuron.norm(current, axis=2)
+        threshold = neuron.threshold + neuron.threshold_eps
+        tau, scale = neuron.tau_rho * slayer_cuba.TAU_RHO_MULT, neuron.scale_rho * slayer_cuba.SCALE_RHO_MULT
+        return dynamics.fire(current, self.options.voltage_decay, threshold, tau, scale).movedim(1, -1)
+
+    def _current(self, sums: torch.Tensor, folded: Folded) -> torch.Tensor:
+        """u; without a memory of the current and with integer sums it is the sums themselves."""
+        if folded.quantised and self.options.current_decay == 4096:
+            return sums
+        return dynamics.integrate(sums, self.options.current_decay)
+
+
+class Conv(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
+    """Convolution -> norm -> LIF, on ``slayer.block.cuba.Conv``.
+
+    Args:
+        options: the neurons.
+        quantiser: bits and grid of the weights.
+        in_channels, out_channels, kernel, stride, padding, dilation, groups: as torch's Conv2d; pairs are (y, x).
+        norm: see :class:`CurrentNorm`.
+        input_max: the largest value of a spike that comes in (1, or ``2**input_bits - 1``): the real input is x / input_max.
+    """
+
+    def __init__(
+        self,
+        options: NeuronOptions,
+        quantiser: Quantiser,
+        in_channels: int,
+        out_channels: int,
+        kernel: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        norm: NormKind = "full",
+        input_max: int = 1,
+    ) -> None:
+        slayer.block.cuba.Conv.__init__(
+            self, options.slayer(), in_channels, out_channels, kernel, stride, padding, dilation, groups, delay_shift=False
+        )
+        self._set_up(options, quantiser, norm, out_channels, input_max)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W, T) spikes in, spikes out."""
+        folded = self._prepare(x.shape[-1])
+        return self._spike(convolve(x, folded.weight, self.synapse), folded)
+
+
+class SumPool(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
+    """Sum pooling as a depthwise convolution with one shared weight -> LIF.
+
+    A neuron sums the spikes of its window with weight 1 and fires above ``options.threshold`` (in spikes): 0.5 with a voltage decay
+    of 4096 is a logical or, the spiking counterpart of max pooling.  Nothing is learnt; the integers are 64 and
+    ``round(64 * threshold)``.
+
+    Args:
+        options: the neurons; the threshold counts spikes.
+        channels: of the source and of this population.
+        kernel: window and stride; pairs are (y, x).
+    """
+
+    def __init__(self, options: NeuronOptions, channels: int, kernel: int | tuple[int, int] = 2) -> None:
+        slayer.block.cuba.Conv.__init__(self, options.slayer(), channels, channels, kernel, kernel, groups=channels, delay_shift=False)
+        self.options = options
+        self.fused = dynamics.AVAILABLE
+        self.quantised = True
+        self.synapse.weight.requires_grad_(False).fill_(1.0)
+        self.neuron.threshold_eps = 1 / self.neuron.s_scale
+
+    def fold(self, steps: int) -> Folded:
+        """Weights 1 (64 on the chip), whatever the window."""
+        threshold = max(1, round(WEIGHT_SCALE * self.options.threshold)) / WEIGHT_SCALE
+        return Folded(self.synapse.weight, None, threshold, 1.0, True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W, T) spikes in, spikes out."""
+        folded = self.fold(x.shape[-1])
+        assert folded.threshold is not None
+        self.neuron._threshold = folded.threshold
+        self.neuron.tau_rho = self.options.surrogate_width / 100 * folded.threshold
+        return self._spike(convolve(x, folded.weight, self.synapse), folded)
+
+
+class Dense(_Block, slayer.block.cuba.Dense):  # type: ignore[misc]
+    """All-to-all -> norm -> LIF, on ``slayer.block.cuba.Dense``.
+
+    Args:
+        options: the neurons.
+        quantiser: bits and grid of the weights.
+        in_neurons, out_neurons: sizes.
+        norm: see :class:`CurrentNorm`.
+        input_max: as in :class:`Conv`.
+    """
+
+    def __init__(
+        self,
+        options: NeuronOptions,
+        quantiser: Quantiser,
+        in_neurons: int,
+        out_neurons: int,
+        norm: NormKind = "full",
+        input_max: int = 1,
+    ) -> None:
+        slayer.block.cuba.Dense.__init__(self, options.slayer(), in_neurons, out_neurons, delay_shift=False)
+        self._set_up(options, quantiser, norm, out_neurons, input_max)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, T) spikes in, (N, out, T) spikes out."""
+        folded = self._prepare(x.shape[-1])
+        return self._spike(connect(x, folded.weight), folded)
+
+
+class Integrate(_Block, slayer.block.cuba.Affine):  # type: ignore[misc]
+    """The read-out: all-to-all -> integrator, on ``slayer.block.cuba.Affine``; returns v in the folded domain, nothing spikes.
+
+    Args:
+        quantiser: bits and grid of the weights.
+        in_neurons, classes: sizes.
+        input_max: as in :class:`Conv`.
+    """
+
+    _spikes = False
+
+    def __init__(self, quantiser: Quantiser, in_neurons: int, classes: int, input_max: int = 1) -> None:
+        options = NeuronOptions(current_decay=4096, voltage_decay=0, threshold=MAX_THRESHOLD / WEIGHT_SCALE)
+        slayer.block.cuba.Affine.__init__(self, options.slayer(), in_neurons, classes)
+        self._set_up(options, quantiser, "bias", classes, input_max)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, in, T) spikes in, (N, classes, T) voltages out."""
+        folded = self._prepare(x.shape[-1])
+        sums = connect(x, folded.weight)
+        if not self.fused:
+            stock: torch.Tensor = self.neuron.dynamics(sums.movedim(1, -1).contiguous())[1]
+            return stock
+        current = self.norm(self._current(sums, folded), axis=2)
+        return dynamics.integrate(current, self.options.voltage_decay).movedim(1, -1)
+
+
+class Flatten(slayer.block.cuba.Flatten):  # type: ignore[misc]
+    """(N, C, H, W, T) -> (N, C*H*W, T), in C, H, W order."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Without a copy where the memory allows it."""
+        return x.movedim(-1, 1).flatten(2).movedim(1, -1)
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tensor:
+    """SLAYER's convolution over H and W of every time step, as a 2-D convolution of all steps at once.
+
+    An input that is the same in every step (a time axis of stride 0, as ``expand`` makes it) is convolved once.
+
+    Args:
+        x: (N, C, H, W, T); fastest where memory has time next to the batch.
+        weight: (out, in/groups, ky, kx, 1).
+        synapse: the SLAYER synapse whose stride, padding, dilation and groups apply.
+
+    Returns:
+        (N, T, out, H', W'), dense.
+    """
+    static = x.stride(-1) == 0 and x.shape[-1] > 1
+    steps = x.shape[-1]
+    frames = x[..., 0] if static else x.movedim(-1, 1).flatten(0, 1)
+    sums = F.conv2d(
+        frames, weight[..., 0], None, synapse.stride[:2], synapse.padding[:2], synapse.dilation[:2], synapse.groups
+    )
+    if static:
+        return sums[:, None].expand(-1, steps, -1, -1, -1).contiguous()
+    return sums.unflatten(0, (x.shape[0], steps))
+
+
+def connect(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """SLAYER's dense synapse in every time step: (N, in, T) by (out, in, 1, 1, 1) -> (N, T, out), dense."""
+    return F.linear(x.movedim(-1, 1), weight.flatten(1))
+
+
+def largest_exponent(
+    q: torch.Tensor,
+    step: float,
+    offset: torch.Tensor,
+    options: NeuronOptions,
+    input_max: int,
+    steps: int,
+    spikes: bool,
+) -> int:
+    """The largest k >= 0 whose device integers keep every bound of the exactness contract (point 5).
+
+    With S = sum |q| per target neuron, beta = offset / step, and the worst-case states over the window
+
+    ``U_t = 64 S x_max sum_{i<=t} (1 - d_u)^i``,  ``V_t = (1 - d_v) V_{t-1} + U_t + 64 |beta|``:
+
+    ``max|q| 2**k <= 254``,  ``U_T 2**k < 2**23``,  ``V_T 2**k < 2**23`` (131071 * 64 for a read-out),
+    ``|beta| 2**k <= 4095``,  ``theta / step 2**k <= 131071``.
+
+    Where not even k = 0 keeps them it is 0 all the same: training goes on, and freezing refuses by name.
+    """
+    sums = q.abs().flatten(1).sum(1).double()
+    beta = offset.abs().double() / step
+    current = voltage = torch.zeros_like(sums)
+    for _ in range(steps):
+        current = current * (1 - options.current_decay / 4096) + WEIGHT_SCALE * input_max * sums
+        voltage = voltage * (1 - options.voltage_decay / 4096) + current + WEIGHT_SCALE * beta
+    top = float(STATE_LIMIT if spikes else MAX_THRESHOLD * WEIGHT_SCALE)
+    room = [
+        (WEIGHT_LIMIT, float(q.abs().max())),
+        (STATE_LIMIT * (1 - 1e-6), float(current.max())),
+        (top * (1 - 1e-6) - WEIGHT_SCALE * steps, float(voltage.max())),  # each bias is rounded, by at most half a unit
+        (BIAS_LIMIT, float(beta.max())),
+    ]
+    if spikes:
+        room.append((MAX_THRESHOLD, options.threshold / step))
+    return max(0, math.floor(min(math.log2(limit / need) for limit, need in room if need > 0)))
+
+
+def blocks_of(model: torch.nn.Module) -> Iterator[Any]:
+    """The blocks of a model in order: its ``blocks`` (SLAYER's custom), or its children where it has no such list."""
+    yield from getattr(model, "blocks", model.children())

@@ -1,0 +1,540 @@
+"""The experiment file: TOML, parsed once into a frozen :class:`Experiment`, strictly.
+
+Nothing is converted in silence (a string is not a number, a fraction is not a whole number; only a whole number may stand
+for a real one), and an unknown key is an error that names its nearest neighbour.  This is the only module of the package that
+knows pydantic and TOML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import tomli
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from netx_export.errors import ConfigError, FormatError
+
+MAX_FILE_BYTES = 1 << 20
+MAX_LAYERS = 256
+
+
+def _array(value: object) -> object:
+    """TOML arrays are lists; frozen sections hold tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
+Decay: TypeAlias = Annotated[int, Field(ge=0, le=4096)]
+Epochs: TypeAlias = Annotated[int, Field(ge=0, le=100_000)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Section):
+    """[data]: which images, and how they become spikes.
+
+    Args:
+        name: the built-in data set.
+        folder: where its files are; "" for their usual place.
+        coding: "direct" (graded pixels, the same in every step) or "rate" (Bernoulli spikes).
+        steps: T, time steps per image, 1..1024.
+        input_bits: bits of a graded pixel, 1..8 (direct coding).
+    """
+
+    name: Literal["digits", "fashion-mnist"]
+    folder: str = ""
+    coding: Literal["direct", "rate"] = "direct"
+    steps: Annotated[int, Field(ge=1, le=1024)] = 4
+    input_bits: Annotated[int, Field(ge=1, le=8)] = 4
+
+
+class ConvLayer(_Section):
+    """[[network]] type = "conv": convolution, BatchNorm and LIF neurons.
+
+    Args:
+        channels: output channels.
+        kernel, stride, padding: of both axes, in pixels.
+        groups: must divide the channels (and those of the layer before).
+        bits: weight bits of this layer, 2..8; left out: as [quantise] says.
+    """
+
+    type: Literal["conv"] = "conv"
+    channels: Annotated[int, Field(ge=1, le=65_536)]
+    kernel: Annotated[int, Field(ge=1, le=64)] = 3
+    stride: Annotated[int, Field(ge=1, le=64)] = 1
+    padding: Annotated[int, Field(ge=0, le=63)] = 1
+    groups: Annotated[int, Field(ge=1, le=65_536)] = 1
+    bits: Bits | None = None
+
+
+class PoolLayer(_Section):
+    """[[network]] type = "pool": sum-pooling, a depthwise convolution of equal weights, with stride = kernel.
+
+    Args:
+        kernel: of both axes, in pixels.
+    """
+
+    type: Literal["pool"] = "pool"
+    kernel: Annotated[int, Field(ge=2, le=64)] = 2
+
+
+class DenseLayer(_Section):
+    """[[network]] type = "dense": all-to-all synapses and LIF neurons; what comes before it is flattened (C, H, W).
+
+    Args:
+        units: number of neurons.
+        bits: weight bits of this layer, 2..8; left out: as [quantise] says.
+    """
+
+    type: Literal["dense"] = "dense"
+    units: Annotated[int, Field(ge=1, le=1_048_576)]
+    bits: Bits | None = None
+
+
+Layer: TypeAlias = ConvLayer | PoolLayer | DenseLayer
+
+
+class Neuron(_Section):
+    """[neuron]: the LIF neurons of all hidden layers.
+
+    Args:
+        current_decay, voltage_decay: device integers 0..4096, in 4096ths a step (4096: no memory, 0: no leak).
+        threshold: real, > 0, in the units of the float training.
+        surrogate_width: width of the surrogate gradient, > 0, as a share of the threshold.
+        surrogate_scale: its height, > 0.
+    """
+
+    current_decay: Decay = 4096
+    voltage_decay: Decay = 2048
+    threshold: Positive = 1.0
+    surrogate_width: Positive = 0.5
+    surrogate_scale: Positive = 1.0
+
+
+class Quantise(_Section):
+    """[quantise]: ReScaW.
+
+    Args:
+        bits, first_bits, last_bits: weight bits 2..8 of the hidden layers, of the first layer and of the read-out.
+        grid: "mid_tread" (zero is a level; stores in exactly these bits) or "mid_rise" (the paper's; one bit more).
+        gamma: the layer's scale: "mean_abs" (1-norm mean), "max" or "percentile".
+        norm: how BatchNorm is folded: "full", "shared" (one scale a layer) or "mean" (mean only).
+    """
+
+    bits: Bits = 4
+    first_bits: Bits = 8
+    last_bits: Bits = 8
+    grid: Literal["mid_tread", "mid_rise"] = "mid_tread"
+    gamma: Literal["mean_abs", "max", "percentile"] = "mean_abs"
+    norm: Literal["full", "shared", "mean"] = "full"
+
+
+class Readout(_Section):
+    """[readout]: the last layer, which the network list leaves out.
+
+    Args:
+        kind: "integrator" (v at the end of the window) or "rate" (spike counts).
+        neurons_per_class: 1..1024, for the rate read-out.
+    """
+
+    kind: Literal["integrator", "rate"] = "integrator"
+    neurons_per_class: Annotated[int, Field(ge=1, le=1024)] = 4
+
+
+class Train(_Section):
+    """[train]: the three phases: float, quantised, and fine-tuning after the cut.
+
+    Args:
+        epochs: of the float phase.
+        quantised_epochs, finetune_epochs: of the two quantised phases.
+        frozen_epochs: so many last epochs of each quantised phase (all of them where it has fewer) run with frozen BatchNorm
+            statistics.
+        batch: images per step.
+        optimiser: "adam" or "sgd".
+        learning_rate: at the start of the float and of the quantised phase (cosine schedule), > 0, at most 10.
+        finetune_learning_rate: the same for fine-tuning.
+        weight_decay: 0..1.
+        threads: 0: all cores.
+        augment: "none", "shift" or "flip-shift".
+    """
+
+    epochs: Epochs = 20
+    quantised_epochs: Epochs = 10
+    finetune_epochs: Epochs = 10
+    frozen_epochs: Epochs = 1
+    batch: Annotated[int, Field(ge=1, le=65_536)] = 64
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    finetune_learning_rate: Annotated[float, Field(gt=0, le=10)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    augment: Literal["none", "shift", "flip-shift"] = "none"
+
+
+class Prune(_Section):
+    """[prune]: which channels stay.
+
+    Args:
+        criterion: "svs".
+        keep: share of the channels that stays, above 0, at most 1: one number, or one for each conv and dense layer in order.
+        scope: "layer" (the share holds in each layer) or "global" (over all layers together).
+        eps: singular values above it count, > 0.
+        tie_break: between channels of equal score: "nuclear", "rate" or "none" (the lower channel stays).
+        samples: training images that are scored.
+    """
+
+    criterion: Literal["svs"] = "svs"
+    keep: Ratio | Annotated[tuple[Ratio, ...], BeforeValidator(_array)] = 0.5
+    scope: Literal["layer", "global"] = "layer"
+    eps: Positive = 1e-6
+    tie_break: Literal["nuclear", "rate", "none"] = "nuclear"
+    samples: Count = 512
+
+
+class Lava(_Section):
+    """[lava]: the run on Lava's fixed-point simulation.
+
+    Args:
+        samples: test images that run there.
+        timeout: seconds, above 0.
+    """
+
+    samples: Count = 64
+    timeout: Positive = 600.0
+
+
+class Map(_Section):
+    """[map]: the chip that the network is mapped onto.
+
+    Args:
+        chip: name of a built-in chip or path of a chip file.
+    """
+
+    chip: Annotated[str, Field(min_length=1)] = "loihi2"
+
+
+class Experiment(_Section):
+    """A whole experiment, with every default filled in.
+
+    Args:
+        name: of the run folder: letters, digits, dot, dash, underscore, 64 at most, the first a letter or digit.
+        seed: 0..2**63 - 1, of everything that is drawn.
+        network: the hidden layers in order, 1..256; flattening and the read-out are implied.
+        data, neuron, quantise, readout, train, prune, lava, map: see each section.
+    """
+
+    name: Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\z")]
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    data: Data
+    network: Annotated[
+        tuple[Annotated[Layer, Field(discriminator="type")], ...],
+        BeforeValidator(_array),
+        Field(min_length=1, max_length=MAX_LAYERS),
+    ]
+    neuron: Neuron = Neuron()
+    quantise: Quantise = Quantise()
+    readout: Readout = Readout()
+    train: Train = Train()
+    prune: Prune = Prune()
+    lava: Lava = Lava()
+    map: Map = Map()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        flat = False
+        for i, layer in enumerate(self.network):
+            if flat and not isinstance(layer, DenseLayer):
+                raise ValueError(
+                    f"network[{i}] is a {layer.type} layer after a dense one, which has no height and width; put it first"
+                )
+            flat = isinstance(layer, DenseLayer)
+            if isinstance(layer, ConvLayer) and layer.channels % layer.groups:
+                raise ValueError(f"network[{i}].groups is {layer.groups}, which does not divide its {layer.channels} channels")
+            if isinstance(layer, ConvLayer) and layer.padding >= layer.kernel:
+                raise ValueError(f"network[{i}].padding is {layer.padding}; it must be below the kernel of {layer.kernel}")
+        weighted = len(weighted_layers(self))
+        if isinstance(self.prune.keep, tuple):
+            if len(self.prune.keep) != weighted:
+                raise ValueError(
+                    f"prune.keep lists {len(self.prune.keep)} shares, but the network has {weighted} conv and dense layers; "
+                    "give one for each, in order, or one number for all"
+                )
+            if self.prune.scope == "global":
+                raise ValueError(
+                    'prune.keep lists a share per layer, but prune.scope is "global"; give one number, or scope = "layer"'
+                )
+        return self
+
+
+def weighted_layers(experiment: Experiment) -> tuple[ConvLayer | DenseLayer, ...]:
+    """The hidden layers that have trained weights and are pruned: conv and dense, in order."""
+    return tuple(layer for layer in experiment.network if not isinstance(layer, PoolLayer))
+
+
+def weight_bits(experiment: Experiment) -> tuple[int, ...]:
+    """Weight bits of each of :func:`weighted_layers`, then of the read-out.
+
+    A layer's own ``bits`` wins; else the first takes ``quantise.first_bits``, the others ``quantise.bits``; the read-out takes
+    ``quantise.last_bits``.
+    """
+    quantise, layers = experiment.quantise, weighted_layers(experiment)
+    defaults = (quantise.first_bits, *(quantise.bits for _ in layers))
+    hidden = (layer.bits or default for layer, default in zip(layers, defaults, strict=False))
+    return (*hidden, quantise.last_bits)
+
+
+def experiment_names() -> tuple[str, ...]:
+    """The built-in experiments."""
+    folder = files("qpsnn_lava") / "experiments"
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_experiment(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """An experiment from a file or by its built-in name, with single values replaced.
+
+    Args:
+        path_or_name: a built-in name (see :func:`experiment_names`) or the path of a TOML file of at most 1 MiB.
+        overrides: ``"prune.keep=0.4"``, applied in order before anything is checked.  Right of the equals sign stands a TOML
+            value; a bare word (``data.coding=rate``) is taken as a string.  Layers count from 0: ``network.1.channels=24``.
+
+    Raises:
+        FormatError: where the file is not TOML, too large or cannot be read.
+        ConfigError: for an unknown experiment, key or value, naming file, field, value, what is allowed and a near miss.
+    """
+    source, text = _read(path_or_name)
+    try:
+        tree = tomli.loads(text)
+    except (ValueError, RecursionError) as error:  # not TOML, a number of too many digits, arrays nested too deep
+        raise FormatError(f"{source} is not TOML: {error}.") from error
+    replaced = {path: override for override in overrides for path in [_override(tree, override)]}
+    return _parse(tree, source, replaced)
+
+
+def to_toml(experiment: Experiment) -> str:
+    """The experiment as TOML text, every default written out; parsed again it is equal."""
+    lines: list[str] = []
+    tables: list[str] = []
+    for key, value in experiment.model_dump(exclude_none=True).items():
+        if isinstance(value, dict):
+            tables += ["", f"[{key}]", *_assignments(value)]
+        elif isinstance(value, tuple) and value and isinstance(value[0], dict):
+            for entry in value:
+                tables += ["", f"[[{key}]]", *_assignments(entry)]
+        else:
+            lines += _assignments({key: value})
+    return "\n".join([*lines, *tables, ""])
+
+
+def _read(path_or_name: str | Path) -> tuple[str, str]:
+    """Where the text came from, for messages, and the text."""
+    names = experiment_names()
+    if path_or_name in names:
+        built_in = files("qpsnn_lava") / "experiments" / f"{path_or_name}.toml"
+        return f"built-in experiment {path_or_name}", built_in.read_text("utf-8")
+    path = Path(path_or_name)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        message = f"there is no experiment {str(path_or_name)!r}: no file of that name, and built in are {', '.join(names)}"
+        near = difflib.get_close_matches(str(path_or_name), names, 1)
+        raise ConfigError(f"{message}; did you mean {near[0]!r}?" if near else f"{message}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise FormatError(f"{str(path_or_name)!r} cannot be read as an experiment ({error}).") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise FormatError(f"{path} is larger than {MAX_FILE_BYTES} bytes, too large for an experiment.")
+    try:
+        return str(path), content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not TOML: it is not UTF-8 text ({error}).") from error
+
+
+def _override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
+    """Put one ``key=value`` into the tree; returns the key's parts."""
+    key, equals, text = (part.strip() for part in override.partition("="))
+    path = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(re.fullmatch(r"[A-Za-z0-9_-]+", part) for part in path):
+        raise ConfigError(f"{_flag(override)} is not of the form section.key=value, such as prune.keep=0.4.")
+    value = _override_value(override, text)
+    node: Any = tree
+    for depth, part in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(node, dict):
+            if last:
+                node[part] = value
+            else:
+                node = node.setdefault(part, {})
+        elif isinstance(node, list):
+            if not (part.isdecimal() and int(part) < len(node)):
+                entries = f"{_dotted(path[:depth])} has the entries 0..{len(node) - 1}, not {part!r}"
+                raise ConfigError(f"{_flag(override)}: {entries}.")
+            if last:
+                node[int(part)] = value
+            else:
+                node = node[int(part)]
+        else:
+            raise ConfigError(f"{_flag(override)}: {_dotted(path[:depth])} is a single value, so it has no {part!r} in it.")
+    return path
+
+
+def _override_value(override: str, text: str) -> object:
+    try:
+        parsed = tomli.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        parsed = {}
+    if set(parsed) == {"value"}:
+        return parsed["value"]
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", text):
+        return text
+    raise ConfigError(
+        f"{_flag(override)}: right of the = stands no TOML value; write a number, true or false, a word, "
+        '"a text" in quotes, or [a, list].'
+    )
+
+
+def _parse(tree: dict[str, Any], source: str, replaced: Mapping[tuple[str, ...], str]) -> Experiment:
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        # an unknown key often explains what else is wrong, so it is told first; then the outermost
+        first = min(details, key=lambda detail: (detail["type"] != "extra_forbidden", len(detail["loc"])))
+        location = _location(first["loc"])
+        raise ConfigError(f"{_origin(first, location, source, replaced)}: {_explain(first, location, tree)}.") from None
+
+
+def _origin(
+    detail: ErrorDetails, location: tuple[int | str, ...], source: str, replaced: Mapping[tuple[str, ...], str]
+) -> str:
+    """Where the offending value came from: the override that set it, else the file."""
+    if not location:  # a contradiction between fields
+        return " ".join([source, *(f"with {_flag(override)}" for override in replaced.values())])
+    words = tuple(str(part) for part in location) + (("type",) if detail["type"].startswith("union_tag") else ())
+    unknown = detail["type"] == "extra_forbidden"
+    for path, override in reversed(list(replaced.items())):
+        if words[: len(path)] == path or (unknown and path[: len(words)] == words):
+            return _flag(override)
+    return source
+
+
+def _flag(override: str) -> str:
+    """The override as it stands on the command line, shortened."""
+    return f"--set {override!r}" if len(override) <= 80 else f"--set {override[:77] + '...'!r}"
+
+
+def _location(raw: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """pydantic's location without the names of union branches that it puts in between."""
+    if raw[:2] == ("prune", "keep"):
+        return raw[:2]
+    return raw[:2] + raw[3:] if raw[:1] == ("network",) else raw
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) or part.isdecimal() else f".{part}" for part in location).lstrip(".")
+
+
+def _explain(detail: ErrorDetails, location: tuple[int | str, ...], tree: dict[str, Any]) -> str:
+    """One sentence, without the full stop: field, value, what is allowed, a near miss."""
+    kind, given, field = detail["type"], detail["input"], _dotted(location)
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind == "extra_forbidden":
+        names = tuple(_schema(location[:-1], tree)["properties"])
+        owner = "an experiment" if len(location) == 1 else "such a layer" if location[0] == "network" else f"[{location[0]}]"
+        return f"{field} is unknown; {owner} has {', '.join(names)}{_near(location[-1], names)}"
+    if kind.startswith("union_tag"):  # of a layer: absent or unknown
+        field, given, options = f"{field}.type", given.get("type"), tuple(_LAYER_TYPES)
+    else:
+        options = ()
+    schema = _schema(location, tree)
+    options = options or tuple(schema.get("enum", [schema["const"]] if "const" in schema else []))
+    if options:
+        allowed = ("one of " if len(options) > 1 else "") + ", ".join(_shown(option) for option in options)
+    else:
+        allowed = _ALLOWED.get(field) or _allowed(schema)
+    near = _near(given, options)
+    if kind == "missing" or given is None:
+        return f"{field} is missing; it must be {allowed}"
+    return f"{field} is {_shown(given)}; it must be {allowed}{near}"
+
+
+_LAYER_TYPES = ("conv", "pool", "dense")
+
+_ALLOWED = {
+    "name": "1..64 letters, digits, dots, dashes or underscores, the first a letter or digit (it names a folder)",
+    "network": f"a list of 1..{MAX_LAYERS} layers, each a [[network]] section",
+    "prune.keep": "a number above 0 and at most 1, or a list of such numbers, one for each conv and dense layer",
+}
+
+
+def _schema(location: Sequence[int | str], tree: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of the field at ``location``; the layer's type is looked up in ``tree``."""
+    root = Experiment.model_json_schema()
+    node: dict[str, Any] = root
+    value: Any = tree
+    for part in location:
+        value = value[part] if isinstance(part, int) else value.get(part, {})
+        node = node["items"] if isinstance(part, int) else node["properties"][part]
+        reference = node.get("$ref")
+        if "discriminator" in node and isinstance(value, dict) and value.get("type") in _LAYER_TYPES:
+            reference = node["discriminator"]["mapping"][value["type"]]
+        if reference:
+            node = root["$defs"][reference.removeprefix("#/$defs/")]
+        node = next((branch for branch in node.get("anyOf", ()) if branch.get("type") != "null"), node)
+    return node
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """What a field of this JSON schema may hold, in words."""
+    kind = schema.get("type", "object")
+    if kind == "string":
+        return "a string that is not empty" if "minLength" in schema else "a string"
+    if kind == "object":
+        return "a section"
+    noun = "a whole number" if kind == "integer" else "a number"
+    low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    if low is not None and high is not None:
+        return f"{noun} in {low}..{high}" if kind == "integer" else f"{noun} from {low} to {high}"
+    return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")
+
+
+def _near(given: object, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, names, 1) if isinstance(given, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a section"
+    text = _value(value) if isinstance(value, str | bool) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _assignments(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_value(value)}" for key, value in values.items()]
+
+
+def _value(value: str | bool | int | float | Sequence[float]) -> str:
+    """One TOML value.  ``repr`` of a Python float or int is TOML, and reads back as the same number."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        escaped = (_ESCAPES.get(c) or (f"\\u{ord(c):04X}" if ord(c) < 0x20 or ord(c) == 0x7F else c) for c in value)
+        return f'"{"".join(escaped)}"'
+    return f"[{', '.join(_value(entry) for entry in value)}]"
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}

@@ -1,0 +1,365 @@
+"""Runs on Lava against two other ways to compute the same spikes: netx_export.simulate, and a loop written down here."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from netx_export import hdf5, lava_compat, lava_run
+from netx_export.errors import ConfigError, FormatError, MissingError, NetworkError, RunError
+from netx_export.lava_run import dense_is_exact, run_lava, supervise
+from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
+from netx_export.simulate import Run, simulate
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 60.0  # seconds for one Lava run of these tests; it takes about three
+
+
+def integers(seed: int, low: int, high: int, *shape: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(low, high, shape)
+
+
+def chain(*stages: Population | Dense | Conv, input_bits: int = 0) -> Network:
+    populations = stages[::2]
+    projections = tuple(
+        Projection(before.name, after.name, synapse)
+        for before, synapse, after in zip(populations, stages[1::2], populations[1:], strict=False)
+    )
+    return Network(populations, projections, input_bits=input_bits)
+
+
+def fires(run: Run, *names: str) -> None:
+    """Equality on silent networks proves nothing."""
+    for name in names:
+        assert 0.02 <= run.spikes[name].mean() <= 0.8, name
+
+
+CONV_NET = chain(
+    Population("image", (2, 6, 5)),
+    Conv(integers(1, -9, 11, 3, 2, 3, 3), stride=(2, 2), padding=(1, 0)),
+    Population("conv", (3, 3, 2), Lif(1024, 512, 60), np.array([1, -2, 3])),
+    Dense(integers(2, -8, 12, 7, 18)),
+    Population("hidden", (7,), Lif(4096, 0, 30)),
+    Dense(integers(3, -8, 8, 4, 7)),
+    Population("out", (4,), Integrator()),
+    input_bits=4,
+)
+
+
+def test_graded_conv_net_with_consecutive_samples_equals_simulation(tmp_path: Path) -> None:
+    frames = integers(4, 0, 16, 5, 2, 6, 5, 6)  # T = 6 is no power of two
+    hdf5.write(CONV_NET, tmp_path / "a.net")
+    expected = simulate(CONV_NET, frames)
+    fires(expected, "conv", "hidden")
+    seen: list[tuple[int, int]] = []
+    got = run_lava(tmp_path / "a.net", frames, voltage=True, timeout=LIMIT, progress=lambda done, of: seen.append((done, of)))
+    assert got.spikes.dtype == np.int32 and got.voltage is not None and got.voltage.dtype == np.int32
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+    np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+    assert len(np.unique(got.voltage)) > 10
+    assert (got.steps, got.seconds > 0) == (4 * 8 + 3 + 6, True)
+    assert got.versions["lava-nc"] == lava_compat.LAVA_NC
+    assert seen[-1] == (5, 5) and seen == sorted(seen)
+
+    hidden = run_lava(tmp_path / "a.net", frames, num_layers=4, timeout=LIMIT)
+    np.testing.assert_array_equal(hidden.spikes, expected.spikes["hidden"])
+    cleared = run_lava(tmp_path / "a.net", frames, num_layers=4, reset_phase=2, timeout=LIMIT)  # a mutation must be seen
+    assert (cleared.spikes != expected.spikes["hidden"]).any()
+    after = run_lava(tmp_path / "a.net", expected.spikes["conv"].reshape(5, 18, 6), skip_layers=3, input_bits=0, timeout=LIMIT)
+    fed = simulate(chain(Population("f", (18,)), *_stages("hidden")), expected.spikes["conv"].reshape(5, 18, 6))
+    np.testing.assert_array_equal(after.spikes, fed.spikes["out"])
+
+
+def _stages(start: str) -> tuple[Any, ...]:
+    stages: list[Any] = []
+    for population in CONV_NET.populations[[p.name for p in CONV_NET.populations].index(start) :]:
+        stages += [CONV_NET.into(population.name)[0].synapse, population]
+    return tuple(stages)
+
+
+def write_by_hand(path: Path, weights: list[NDArray[np.int64]], decays: list[tuple[int, int]], thresholds: list[int]) -> None:
+    """A netx file of dense layers as lava-dl writes it, without our writer, with an average at the end."""
+    with h5py.File(path, "w") as file:
+        for i, (weight, (current, voltage), threshold) in enumerate(zip(weights, decays, thresholds, strict=True)):
+            layer = file.create_group(f"layer/{i}")
+            layer.create_dataset("type", (1,), "S10", [b"dense"])
+            layer["shape"] = np.array([weight.shape[0]])
+            layer["inFeatures"], layer["outFeatures"] = weight.shape[1], weight.shape[0]
+            layer["weight"] = weight.astype(np.float32)
+            layer["neuron/type"] = np.array([b"LOIHI"])
+            layer["neuron/iDecay"], layer["neuron/vDecay"], layer["neuron/vThMant"] = current, voltage, threshold
+            layer["neuron/refDelay"], layer["neuron/gradedSpike"] = 1, False
+        last = file.create_group(f"layer/{len(weights)}")
+        last.create_dataset("type", (1,), "S10", [b"average"])
+        last["shape"] = np.array([3])
+
+
+def loop(
+    weights: list[NDArray[np.int64]], decays: list[tuple[int, int]], thresholds: list[int], frames: NDArray[np.int64]
+) -> list[NDArray[np.int64]]:
+    """Neuron by neuron, with Python's integers; spikes of all layers, each (N, T)."""
+    layers = [frames]
+    for weight, (current_decay, voltage_decay), threshold in zip(weights, decays, thresholds, strict=True):
+        spikes = np.zeros((weight.shape[0], frames.shape[-1]), np.int64)
+        for n, row in enumerate(weight.tolist()):
+            u = v = 0
+            for t in range(frames.shape[-1]):
+                u = int(u * (4096 - current_decay) / 4096) + 64 * sum(
+                    w for w, s in zip(row, layers[-1][:, t], strict=True) if s
+                )
+                v = int(v * (4096 - voltage_decay) / 4096) + u
+                if v > 64 * threshold:
+                    spikes[n, t], v = 1, 0
+        layers.append(spikes)
+    return layers[1:]
+
+
+def test_a_file_by_hand_with_fewer_steps_than_layers_equals_a_loop(tmp_path: Path) -> None:
+    weights = [integers(5, -20, 30, 9, 12), integers(6, -20, 40, 8, 9), integers(7, -20, 40, 6, 8)]
+    decays, thresholds = [(4096, 300), (1000, 0), (2000, 700)], [40, 60, 50]
+    write_by_hand(tmp_path / "hand.net", weights, decays, thresholds)
+    frames = integers(8, 0, 2, 6, 12, 2)
+    expected = [loop(weights, decays, thresholds, sample) for sample in frames]
+    for layer in zip(*expected, strict=True):
+        assert 0.02 <= np.mean(layer) <= 0.8
+    got = run_lava(tmp_path / "hand.net", frames, timeout=LIMIT)
+    np.testing.assert_array_equal(got.spikes, np.stack([layers[-1] for layers in expected]))
+    assert got.voltage is None and got.steps == 5 * 2 + 3 + 2
+
+
+def test_grouped_dilated_conv_of_a_wide_input_equals_simulation(tmp_path: Path) -> None:
+    network = chain(
+        Population("image", (4, 3, 140)),  # beyond 127: stock Lava on numpy 2 fails without lava_compat
+        Conv(integers(9, -20, 25, 6, 2, 2, 3), stride=(1, 3), padding=(1, 2), dilation=(2, 1), groups=2),
+        Population("conv", (6, 3, 48), Lif(4096, 100, 40)),
+    )
+    frames = integers(10, 0, 2, 2, 4, 3, 140, 3)
+    hdf5.write(network, tmp_path / "wide.net")
+    expected = simulate(network, frames)
+    fires(expected, "conv")
+    got = run_lava(tmp_path / "wide.net", frames, timeout=LIMIT)
+    np.testing.assert_array_equal(got.spikes, expected.spikes["conv"])
+
+
+def test_an_input_population_driven_through_its_bias_equals_simulation(tmp_path: Path) -> None:
+    network = Network((Population("image", (2, 6, 5), Lif(4096, 100, 60)), *CONV_NET.populations[1:]), CONV_NET.projections)
+    frames = np.repeat(integers(11, -10, 90, 4, 2, 6, 5, 1), 6, axis=-1)
+    frames[2, ..., 3:] += 20  # and one that changes within its window
+    hdf5.write(network, tmp_path / "driven.net")
+    expected = simulate(network, frames)
+    fires(expected, "image", "conv", "hidden")
+    got = run_lava(tmp_path / "driven.net", frames, voltage=True, timeout=LIMIT)
+    assert got.voltage is not None and len(np.unique(got.voltage)) > 8
+    np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+def test_the_stock_network_runs_in_an_application_of_ones_own(tmp_path: Path) -> None:
+    weights, decays, thresholds = [integers(5, -20, 30, 9, 12)], [(4096, 300)], [20]
+    write_by_hand(tmp_path / "hand.net", weights, decays, thresholds)
+    frames = integers(12, 0, 2, 2, 12, 4)
+    np.save(tmp_path / "frames.npy", frames)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            """
+import sys
+import numpy as np
+from netx_export.lava_run import lava_network
+
+network = lava_network("hand.net", reset_interval=4)
+from lava.magma.core.run_conditions import RunSteps
+from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.proc import io
+frames = np.concatenate([*np.load("frames.npy"), np.zeros((12, 1), int)], axis=-1)
+source, sink = io.source.RingBuffer(data=frames), io.sink.RingBuffer(shape=network.out.shape, buffer=9)
+source.s_out.connect(network.inp)
+network.out.connect(sink.a_in)
+sink.run(condition=RunSteps(9), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+np.save("spikes.npy", sink.data.get()[:, 1:])
+sink.stop()
+""",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    expected = np.concatenate([loop(weights, decays, thresholds, sample)[0] for sample in frames], axis=-1)
+    assert 0.02 <= expected.mean() <= 0.8
+    np.testing.assert_array_equal(np.load(tmp_path / "spikes.npy"), expected)
+
+
+# --- what stock Lava computes wrongly ----------------------------------------------------------------------------------
+
+
+def stock_is_exact(weight: NDArray[np.int64]) -> bool:
+    """Stores a matrix as the stock reader and the stock Dense model do, by their own functions, and looks at what is left."""
+    lava_compat.import_netx()
+    from lava.lib.dl.netx.utils import optimize_weight_bits
+    from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
+
+    with contextlib.redirect_stdout(io.StringIO()), np.errstate(divide="ignore"):
+        try:
+            shifted, bits, exponent, _ = optimize_weight_bits(weight)
+        except OverflowError:
+            return False
+    sign = determine_sign_mode(shifted)
+    stored = truncate_weights(clip_weights(shifted, sign, num_bits=8), sign, bits)
+    return exponent <= 0 and bool(np.array_equal(stored, weight << -exponent))
+
+
+def test_dense_is_exact_agrees_with_what_the_stock_functions_store() -> None:
+    edges = sorted({sign * ((1 << k) + d) for k in range(9) for d in (-2, -1, 0, 1, 2) for sign in (1, -1)} | {0, -200, 200})
+    edges = [e for e in edges if -258 <= e <= 258]
+    matrices = [np.array([[a, b]]) for a, b in itertools.combinations_with_replacement(edges, 2)]
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        low, high = -int(2 ** rng.uniform(0, 8.1)), int(rng.choice([0, -1, 1, int(2 ** rng.uniform(0, 8))]))
+        matrices.append(rng.integers(low, max(high, low) + 1, size=(2, rng.integers(1, 4))) * rng.choice([1, 2, 4, 8]))
+    answers = [dense_is_exact(m) for m in matrices]
+    wrong = [(m.tolist(), a) for m, a in zip(matrices, answers, strict=True) if a != stock_is_exact(m)]
+    assert not wrong
+    assert min(answers.count(True), answers.count(False)) > 100
+
+
+def test_within_the_contract_a_dense_matrix_is_inexact_only_without_positive_weights_and_a_power_of_two() -> None:
+    for low, high in itertools.product(range(-256, 1), range(-256, 255)):
+        if low > high or (low < -127 and low % 2) or (high > 127 and high % 2) or (high < -127 and high % 2):
+            continue
+        power = low < 0 and -low in {1 << k for k in range(9)}
+        assert dense_is_exact(np.array([[low, high]])) == (not (high <= 0 and (power or low == 0))), (low, high)
+
+
+def test_what_is_refused_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = chain(
+        Population("in", (2,)), Dense(np.array([[-8, 0], [-8, 0]])), Population("out", (2,), Integrator()), input_bits=1
+    )
+    hdf5.write(network, tmp_path / "minus.net")
+    frames = np.ones((1, 2, 2), np.int64)
+    with pytest.raises(
+        NetworkError,
+        match=r"in -> out: stock Lava does not store dense weights -8\.\.0 exactly .* Change one weight, or simulate",
+    ):
+        run_lava(tmp_path / "minus.net", frames, timeout=LIMIT)
+    monkeypatch.setattr(lava_run, "check_stock_lava", lambda network: None)
+    got = run_lava(tmp_path / "minus.net", frames, voltage=True, timeout=LIMIT)
+    assert got.voltage is not None
+    assert simulate(network, frames).voltage["out"][0, :, -1].tolist() == [2 * 64 * -8] * 2
+    assert got.voltage[0].tolist() == [2 * 64 * -4] * 2
+
+
+def test_many_groups_are_refused() -> None:
+    network = chain(
+        Population("in", (128, 1, 1)),
+        Conv(np.ones((128, 1, 1, 1), int), groups=128),
+        Population("o", (128, 1, 1), Lif(0, 0, 1)),
+    )
+    with pytest.raises(NetworkError, match="in -> o: 128 groups; stock Lava computes convolutions of more than 127 wrongly"):
+        lava_run.check_stock_lava(network)
+
+
+# --- errors and time limits --------------------------------------------------------------------------------------------
+
+
+def test_bad_requests_are_refused_before_lava_starts(tmp_path: Path) -> None:
+    path = tmp_path / "a.net"
+    hdf5.write(CONV_NET, path)
+    frames = integers(4, 0, 16, 1, 2, 6, 5, 2)
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"the input has the shape \(1, 2, 6, 2\); expected \(batch, 2, 6, 5, time\)"):
+        run_lava(path, frames[:, :, :, 0])
+    with pytest.raises(ConfigError, match=r"input spikes 0\.\.\d+; this network takes 0\.\.1 \(input_bits 0\)"):
+        run_lava(path, frames, input_bits=0)
+    with pytest.raises(ConfigError, match=r"the input has the shape \(3, 4\) of float64; expected whole"):
+        run_lava(path, np.zeros((3, 4)), skip_layers=1)
+    with pytest.raises(ConfigError, match=r"timeout is 0 s; it must be above 0"):
+        run_lava(path, frames, timeout=0)
+    with pytest.raises(ConfigError, match="backend 'gpu' is unknown; choose one of cpu, loihi2"):
+        run_lava(path, frames, backend="gpu")
+    with pytest.raises(MissingError, match="backend 'loihi2' needs Intel's Lava extension for Loihi"):
+        run_lava(path, frames, backend="loihi2")
+    with pytest.raises(FormatError, match="there is no such file"):
+        run_lava(tmp_path / "none.net", frames)
+    assert time.monotonic() - started < 5
+
+
+def test_an_input_that_does_not_fit_the_skipped_layers_is_said_by_the_child(tmp_path: Path) -> None:
+    hdf5.write(CONV_NET, tmp_path / "a.net")
+    with pytest.raises(
+        RunError, match=r"failed with exit code 1\. Its last lines were: the input has the shape \(5,\); expected \(18,\)"
+    ):
+        run_lava(tmp_path / "a.net", np.zeros((1, 5, 2), int), skip_layers=3, timeout=LIMIT)
+
+
+def test_an_exception_in_a_process_model_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hdf5.write(CONV_NET, tmp_path / "a.net")
+    compact = lava_run._compact
+    monkeypatch.setattr(lava_run, "_compact", lambda values: compact(values[:1]))  # the child is told of three samples
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"Lava on a\.net failed with exit code 1\. Its last lines were: .*IndexError"):
+        run_lava(tmp_path / "a.net", integers(4, 0, 16, 3, 2, 6, 5, 2), timeout=LIMIT)
+    assert time.monotonic() - started < LIMIT / 2
+
+
+def test_a_run_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    hdf5.write(CONV_NET, tmp_path / "a.net")
+    with pytest.raises(
+        RunError, match=r"Lava on a\.net did not end within 0\.3 s and was stopped; give it more time or fewer samples"
+    ):
+        run_lava(tmp_path / "a.net", integers(4, 0, 16, 1, 2, 6, 5, 2), timeout=0.3)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie that nobody has fetched does not)."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def test_a_hanging_child_is_killed_with_all_its_children(tmp_path: Path) -> None:
+    code = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); time.sleep(99)"])
+open("pid", "w").write(str(child.pid))
+print("first", "second", sep="\\n", file=sys.stderr, flush=True)
+time.sleep(100)
+"""
+    polls: list[float] = []
+    with pytest.raises(
+        RunError, match=r"the child did not end within 1\.5 s and was stopped; .* Its last lines were: first \| second$"
+    ):
+        supervise(
+            [sys.executable, "-c", code],
+            tmp_path,
+            timeout=1.5,
+            what="the child",
+            on_poll=lambda: polls.append(time.monotonic()),
+        )
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+    assert len(polls) > 5
+
+
+def test_a_child_that_fails_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"it failed with exit code 3\. Its last lines were: \(none\)"):
+        supervise([sys.executable, "-c", "raise SystemExit(3)"], tmp_path, timeout=LIMIT, what="it")
