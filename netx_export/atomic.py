@@ -24,7 +24,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent)
         os.close(handle)
     except OSError as error:
-        raise RunError(f"cannot write {final}: {error.strerror or error}; choose another folder or make room.") from None
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror or error  # a parent is a file
+        raise RunError(f"cannot write {final}: {reason}; choose another folder or make room.") from None
     temporary = Path(name)
     try:
         yield temporary

@@ -34,9 +34,11 @@ from netx_export.network import (
     neuron_of,
 )
 
-MAX_VALUES = 1 << 28  # of one dataset: 1 GiB as int32
+MAX_BYTES = 1 << 30  # of one dataset in memory: 2**28 weights of 32 bits
+FREE_BYTES = 1 << 24  # a dataset up to this size may be compressed as well as it can be; a larger one
+MAX_RATIO = 100  # at most that many times (deflate reaches 1000, on nothing but zeros)
 MAX_LAYERS = 4096
-MAX_TEXT = 256
+MAX_TEXT = 256  # bytes of UTF-8
 
 # A dense layer without neurons gets this from the stock reader: u sums up, v = u, 2**17 is never exceeded.
 DEFAULT_NEURON = Lif(current_decay=0, voltage_decay=4096, threshold=1 << 17)
@@ -53,11 +55,13 @@ def write(network: Network, path: Path | str) -> None:
         path: the file; folders are made.
 
     Raises:
-        NetworkError: for a network that is not a chain, or a delay that the format cannot tell apart.
+        NetworkError: for a network that is not a chain, or whatever else the format has no place for.
         RunError: where the disk or the folder does not take the file (nothing is left half-written).
     """
     if not network.is_chain:
-        raise NetworkError("netx files hold chains only: each population needs exactly one projection, from the one before it.")
+        raise NetworkError(
+            "netx files hold chains only: each population needs exactly one projection, from the one before it."
+        )
     # In memory first: where the disk fills up under HDF5's own writes, the library can crash the process at close.
     with h5py.File("netx", "w", driver="core", backing_store=False) as file:
         _write_layers(network, file)
@@ -78,16 +82,18 @@ def _write_layers(network: Network, file: h5py.File) -> None:
         group.create_dataset("type", (1,), "S10", [kind.encode("ascii")])
         group.create_dataset("shape", data=np.array(shape, dtype=np.int64))
         if name is not None:
-            group.create_dataset("name", data=np.bytes_(name.encode("utf-8")))
+            group.create_dataset("name", data=np.bytes_(_encoded(name)))
         return group
 
     group = layer("input", first.shape, first.name)
     if first.neuron is not None:
         if first.bias is not None:
-            raise NetworkError(f"{first.name}: a driven input takes its bias from the host; netx has no place for a fixed one.")
-        drive = first.drive or Drive()
-        group.create_dataset("weight", data=np.array([drive.weight], dtype=np.float32))
-        group.create_dataset("bias", data=np.array([drive.bias], dtype=np.float32))
+            raise NetworkError(
+                f"{first.name}: a driven input takes its bias from the host; netx has no place for a fixed one."
+            )
+        if first.drive is not None:  # without it the reader takes 64 and 0
+            group.create_dataset("weight", data=_stored(np.array([first.drive.weight])))
+            group.create_dataset("bias", data=_stored(np.array([first.drive.bias])))
         _write_neuron(group, first.neuron)
     for population in network.populations[1:]:
         projection = network.into(population.name)[0]
@@ -101,11 +107,13 @@ def _write_layers(network: Network, file: h5py.File) -> None:
             group = layer("dense", population.shape, population.name)
             group.create_dataset("inFeatures", data=source.size)
             group.create_dataset("outFeatures", data=population.size)
-            group.create_dataset("weight", data=projection.synapse.weight.astype(np.float32))
+            group.create_dataset("weight", data=_stored(projection.synapse.weight))
             if projection.delay is not None:
                 post, pre = projection.synapse.weight.shape
-                if projection.delay.shape == (1, pre) and post == pre:
-                    raise NetworkError(f"{population.name}: netx reads {pre} delays of a square layer as its target's, not its source's.")
+                if projection.delay.shape == (1, pre) and post == pre > 1:
+                    raise NetworkError(
+                        f"{population.name}: netx reads {pre} delays of a square layer as its target's, not its source's."
+                    )
                 group.create_dataset("delay", data=projection.delay.reshape(-1).astype(np.float32))
         else:
             conv = projection.synapse
@@ -117,9 +125,9 @@ def _write_layers(network: Network, file: h5py.File) -> None:
             group.create_dataset("padding", data=np.array(conv.padding))
             group.create_dataset("dilation", data=np.array(conv.dilation))
             group.create_dataset("groups", data=conv.groups)
-            group.create_dataset("weight", data=conv.weight.astype(np.float32))
+            group.create_dataset("weight", data=_stored(conv.weight))
         if population.bias is not None:
-            group.create_dataset("bias", data=population.bias.astype(np.float32))
+            group.create_dataset("bias", data=_stored(population.bias))
         _write_neuron(group, population.neuron)
 
 
@@ -130,6 +138,23 @@ def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:
     group.create_dataset("neuron/vThMant", data=neuron.threshold)
     group.create_dataset("neuron/refDelay", data=1)
     group.create_dataset("neuron/gradedSpike", data=False)
+
+
+def _stored(values: NDArray[Any]) -> NDArray[Any]:
+    """As lava-dl writes them, float32, or as int32 where a float32 would round (beyond 2**24); the reader takes both."""
+    return values.astype(np.float32) if np.abs(values.astype(np.int64)).max() <= 1 << 24 else values.astype(np.int32)
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        raw = name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise NetworkError(f"{name!r}: this name cannot be written as UTF-8; rename the population.") from None
+    if len(raw) > MAX_TEXT or b"\0" in raw:
+        raise NetworkError(
+            f"{name[:40]!r}: a name of {len(raw)} bytes; a file holds 1..{MAX_TEXT} without zero bytes: rename the population."
+        )
+    return raw
 
 
 def _write_extras(network: Network, file: h5py.File) -> None:
@@ -162,11 +187,13 @@ def read(path: Path | str, *, as_lava: bool = False) -> Network:
     """
     path = Path(path)
     try:
+        if path.is_dir():
+            raise FormatError(f"{path} is a folder; a netx file is expected.")
+        if path.exists() and not path.is_file():  # a pipe would block, a device never end
+            raise FormatError(f"{path} is not a regular file; a netx file is expected.")
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise FormatError(f"{path}: there is no such file.") from None
-    except IsADirectoryError:
-        raise FormatError(f"{path} is a folder; a netx file is expected.") from None
     except PermissionError:
         raise FormatError(f"{path}: no permission to read it.") from None
     except OSError as error:
@@ -200,7 +227,9 @@ class _Reader:
         for i in range(len(layers)):
             layer = self.group(layers, str(i))
             if layer is None:
-                raise FormatError(f"{self.path}: layer {i} of {len(layers)} is missing; they are numbered from 0 without gaps.")
+                raise FormatError(
+                    f"{self.path}: layer {i} of {len(layers)} is missing; they are numbered from 0 without gaps."
+                )
             kind = self.text(layer, "type", f"layer {i}")
             where = f"layer {i} ({kind})"
             if readout is not None:
@@ -226,7 +255,7 @@ class _Reader:
                 flattened = False
             else:
                 raise FormatError(
-                    f"{self.path}: {where} is of a type that Lava does not run (the reader skips or refuses it); "
+                    f"{self.path}: {where} is of a type that is not read (Lava refuses or skips most others in silence); "
                     "known are input, flatten, dense, conv and a last average."
                 )
         if not populations:
@@ -246,7 +275,10 @@ class _Reader:
         shape = self.shape(layer, where)
         if self.group(layer, "neuron") is None:
             return Population(name, shape)
-        drive = Drive(self.integer(layer, "weight", where, 64) or 0, self.integer(layer, "bias", where, 0) or 0)
+        weight, bias = self.integer(layer, "weight", where, None), self.integer(layer, "bias", where, None)
+        drive = None
+        if weight is not None or bias is not None:
+            drive = Drive(64 if weight is None else weight, bias or 0)
         return Population(name, shape, self.neuron(layer, where), drive=drive)
 
     def implied_input(self, synapse: Synapse, where: str) -> Population:
@@ -276,10 +308,15 @@ class _Reader:
             raise FormatError(f"{self.path}: {where} has a weight of shape {weight.shape}; expected (out, in/groups, ky, kx).")
         if not self.as_lava and "delay" in layer:
             raise FormatError(
-                f"{self.path}: {where} has delays, which Lava ignores for convolutions; read it as Lava does (as_lava) to ignore them."
+                f"{self.path}: {where} has delays, which Lava ignores for convolutions; "
+                "read it as Lava does (as_lava) to ignore them too."
             )
         pair = self.pair
-        stride, padding, dilation = (pair(layer, "stride", where), pair(layer, "padding", where), pair(layer, "dilation", where))
+        stride, padding, dilation = (
+            pair(layer, "stride", where),
+            pair(layer, "padding", where),
+            pair(layer, "dilation", where),
+        )
         groups = self.integer(layer, "groups", where, None)
         if groups is None:
             raise FormatError(f"{self.path}: {where} has no groups; Lava needs it.")
@@ -305,16 +342,18 @@ class _Reader:
     def average(self, layer: h5py.Group, where: str) -> Rate:
         return Rate(math.prod(self.shape(layer, where)))
 
-    def delay(self, layer: h5py.Group, synapse: Synapse, where: str) -> NDArray[np.int64] | None:
+    def delay(self, layer: h5py.Group, synapse: Synapse, where: str) -> NDArray[np.int32] | None:
         delay = self.integers(layer, "delay", where) if isinstance(synapse, Dense) else None
         if delay is None or not isinstance(synapse, Dense):
             return None
         post, pre = synapse.weight.shape
         if delay.size == 1:
-            return np.full((post, 1), int(delay.reshape(-1)[0]))
+            return np.repeat(delay.reshape(1, 1), post, axis=0)
         if delay.ndim == 1 and delay.size in (post, pre):
             return delay.reshape((post, 1) if delay.size == post else (1, pre))
-        raise FormatError(f"{self.path}: {where} has {delay.shape} delays; expected one per target ({post}) or per source ({pre}).")
+        raise FormatError(
+            f"{self.path}: {where} has {delay.shape} delays; expected one per target ({post}) or per source ({pre})."
+        )
 
     def neuron(self, layer: h5py.Group, where: str) -> Neuron:
         group = self.group(layer, "neuron")
@@ -323,7 +362,7 @@ class _Reader:
         if kind not in ("CUBA", "LOIHI"):
             raise FormatError(f"{self.path}: {where} has neurons of type {kind!r}; known are CUBA and LOIHI.")
         if not self.as_lava:
-            for key, neutral in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0)):
+            for key, neutral in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("weight_exp", 0)):
                 value = self.integer(group, key, where, neutral)
                 if value != neutral:
                     raise FormatError(
@@ -363,7 +402,9 @@ class _Reader:
             raise FormatError(f"{self.path}: {where} needs a shape of one to three numbers.")
         shape = tuple(int(n) for n in values.reshape(-1))
         if any(n < 1 for n in shape) or math.prod(shape) > MAX_NEURONS:
-            raise FormatError(f"{self.path}: {where} has the shape {shape}; sizes are positive and at most {MAX_NEURONS} neurons.")
+            raise FormatError(
+                f"{self.path}: {where} has the shape {shape}; sizes are positive and at most {MAX_NEURONS} neurons."
+            )
         return shape if len(shape) == 3 else (math.prod(shape),)
 
     def pair(self, layer: h5py.Group, key: str, where: str) -> tuple[int, int]:
@@ -381,31 +422,29 @@ class _Reader:
             raise FormatError(f"{self.path}: {where} has {values.size} values of {key}; the chip has one per layer.")
         return int(values.reshape(-1)[0])
 
-    def integers(self, group: h5py.Group, key: str, where: str) -> NDArray[np.int64] | None:
-        dataset = self.dataset(group, key, where)
-        if dataset is None:
+    def integers(self, group: h5py.Group, key: str, where: str) -> NDArray[np.int32] | None:
+        array = self.values(group, key, where)
+        if array is None:
             return None
-        values = dataset[()]
-        array = np.asarray(values)
         if array.dtype.kind not in "iubf":
             raise FormatError(f"{self.path}: {where}: {key} is of type {array.dtype}; numbers are expected.")
         if array.dtype.kind == "f":
-            if not np.all(np.isfinite(array)) or np.any(array != np.rint(array)):
-                odd = array[~np.isfinite(array) | (array != np.rint(array))].reshape(-1)
+            with np.errstate(invalid="ignore"):
+                odd = array[~np.isfinite(array) | (array != np.rint(array))]
+            if odd.size:
                 raise FormatError(
                     f"{self.path}: {where}: {key} holds {odd.size} values that are not whole numbers, the first is {odd[0]}; "
                     "Lava would cut the fractions off. Export integers."
                 )
-        if array.size and np.max(np.abs(array.astype(np.float64))) > np.iinfo(np.int32).max:
+        if array.size and max(abs(int(array.min())), abs(int(array.max()))) > np.iinfo(np.int32).max:
             raise FormatError(f"{self.path}: {where}: {key} holds values beyond 32 bits.")
-        return array.astype(np.int64)
+        return array.astype(np.int32)
 
     def text(self, group: h5py.Group, key: str, where: str) -> str:
-        dataset = self.dataset(group, key, where)
-        if dataset is None:
+        value = self.values(group, key, where, text=True)
+        if value is None:
             raise FormatError(f"{self.path}: {where} has no {key}.")
-        value = np.asarray(dataset[()]).reshape(-1)
-        raw: Any = value[0] if value.size else b""
+        raw: Any = value.reshape(-1)[0] if value.size else b""
         if isinstance(raw, str):
             raw = raw.encode("utf-8")
         if not isinstance(raw, bytes) or not 0 < len(raw) <= MAX_TEXT:
@@ -423,25 +462,50 @@ class _Reader:
             raise FormatError(f"{self.path}: {parent.name}/{key} is not a group.")
         return found
 
-    def dataset(self, group: h5py.Group, key: str, where: str) -> h5py.Dataset | None:
+    def values(self, group: h5py.Group, key: str, where: str, text: bool = False) -> NDArray[Any] | None:
+        """The values of one dataset, read only after every check of where they are and how many they are."""
         found = self.member(group, key)
         if found is None:
             return None
         if not isinstance(found, h5py.Dataset):
             raise FormatError(f"{self.path}: {where}: {key} is not a dataset.")
-        if found.external or found.is_virtual:
+        try:
+            shape, size, dtype, stored = found.shape, found.size, found.dtype, found.id.get_storage_size()
+            elsewhere = found.external or found.is_virtual
+        except Exception as error:  # h5py raises anything over damaged metadata
+            raise self.damaged(error) from None
+        if elsewhere:
             raise FormatError(f"{self.path}: {where}: {key} keeps its values in another file, which is never followed.")
-        if found.shape is None or found.size is None or found.size > MAX_VALUES:
-            raise FormatError(f"{self.path}: {where}: {key} of shape {found.shape} holds more than {MAX_VALUES} values; refused.")
-        return found
+        if shape is None or size is None:
+            raise FormatError(f"{self.path}: {where}: {key} is empty (an HDF5 null dataspace); values are expected.")
+        needed = size * dtype.itemsize
+        if needed > MAX_BYTES or (text and size > 1):
+            limit = "one text" if text else f"at most {MAX_BYTES} bytes"
+            raise FormatError(
+                f"{self.path}: {where}: {key} of shape {shape} ({dtype}) is too large to be read; {limit} is allowed."
+            )
+        if needed > max(FREE_BYTES, MAX_RATIO * stored):
+            raise FormatError(
+                f"{self.path}: {where}: {key} claims {needed} bytes, but the file holds {stored} for it, "
+                f"less than one in {MAX_RATIO}; refused as a decompression bomb. Write it uncompressed."
+            )
+        try:
+            return np.asarray(found[()])
+        except Exception as error:
+            raise self.damaged(error) from None
 
     def member(self, parent: h5py.Group, key: str) -> h5py.Group | h5py.Dataset | None:
-        link = parent.get(key, getlink=True)
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
+        try:
+            link = parent.get(key, getlink=True)
+            found = parent[key] if isinstance(link, h5py.HardLink) else None
+        except Exception as error:
+            raise self.damaged(error) from None
+        if link is not None and found is None:
             raise FormatError(f"{self.path}: {parent.name}/{key} is a link to elsewhere, which is never followed.")
-        return parent[key]
+        return found
+
+    def damaged(self, error: Exception) -> FormatError:
+        return FormatError(f"{self.path} is damaged ({_reason(error)}); export it again.")
 
 
 def _reason(error: BaseException) -> str:

@@ -32,12 +32,14 @@ def decay(state: IntArray, rate: int) -> IntArray:
     Source: Lava 0.10 ``PyLifModelBitAcc.subthr_dynamics``.
     """
     wide = state.astype(np.int64)
-    return np.sign(wide) * ((np.abs(wide) * (DECAY_ONE - rate)) >> 12)
+    decayed: NDArray[np.int64] = np.sign(wide) * ((np.abs(wide) * (DECAY_ONE - rate)) >> 12)
+    return decayed
 
 
 def wrap24(state: IntArray) -> IntArray:
     """The current's overflow: one turn of 2**24 where x > 2**23 or x <= -2**23 (as Lava: +2**23 stays, -2**23 turns)."""
-    return np.where(state > STATE_LIMIT, state - 2 * STATE_LIMIT, np.where(state <= -STATE_LIMIT, state + 2 * STATE_LIMIT, state))
+    turn = 2 * STATE_LIMIT
+    return np.where(state > STATE_LIMIT, state - turn, np.where(state <= -STATE_LIMIT, state + turn, state))
 
 
 def sat24(state: IntArray) -> IntArray:
@@ -56,7 +58,8 @@ class WeightFormat:
     """How netx and Lava store a weight array: ``stored * 2**exponent`` with ``bits`` bits.
 
     Args:
-        bits: stored weight bits as the netx reader finds them (1..9; 9 does not exist on the chip).
+        bits: stored weight bits as the netx reader finds them: 1..9 (9 does not exist on the chip), or 0 where all weights
+            are the same negative power of two.
         exponent: power of two that the stored mantissas are multiplied with (as netx hands it to Lava's Dense: <= 1).
         sign: "mixed", "excitatory" (all >= 0) or "inhibitory" (all < 0).
     """
@@ -97,11 +100,11 @@ def weight_format(weight: IntArray) -> WeightFormat:
 
 
 def stored_bits(weight: IntArray) -> int:
-    """Bits per weight that the chip stores (7 is stored as 8; 0 for an all-zero array, which nothing stores)."""
+    """Bits per weight that the chip stores (7 is stored as 8, at least 1; 0 for an all-zero array, which nothing stores)."""
     if not weight.any():
         return 0
     bits = weight_format(weight).bits
-    return 8 if bits == 7 else bits
+    return 8 if bits == 7 else max(bits, 1)
 
 
 def _log2_floor(limit: int, value: int) -> int:

@@ -47,6 +47,7 @@ from netx_export.network import Conv, Dense, Network
 from netx_export.simulate import check_input
 
 MAX_GROUPS = 127  # beyond it Lava's convolution sums into 8-bit indices and answers wrongly, in silence
+MAX_BIAS = 32767  # a bias mantissa has 16 bits in Lava's models
 BACKENDS = ("cpu", "loihi2")
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 1.0
@@ -87,6 +88,7 @@ class _Job:
     num_layers: int | None
     skip_layers: int
     backend: str
+    driven: bool
 
 
 def run_lava(
@@ -134,6 +136,10 @@ def run_lava(
     frames = check_input(network, spikes) if skip_layers == 0 else np.asarray(spikes)
     if frames.ndim < 3 or not frames.size or frames.dtype.kind not in "iub":
         raise ConfigError(f"the input has the shape {frames.shape} of {frames.dtype}; expected whole (samples, *shape, time).")
+    if skip_layers < 0 or (num_layers is not None and num_layers <= skip_layers):
+        raise ConfigError(
+            f"num_layers {num_layers} and skip_layers {skip_layers} leave no layer; num_layers must be the larger."
+        )
     if not timeout > 0:
         raise ConfigError(f"timeout is {timeout} s; it must be above 0.")
     samples, steps = frames.shape[0], frames.shape[-1]
@@ -148,7 +154,12 @@ def run_lava(
         num_layers=num_layers,
         skip_layers=skip_layers,
         backend=backend,
+        driven=network.input.neuron is not None and skip_layers == 0,
     )
+    if job.driven and (frames.min() < -MAX_BIAS - 1 or frames.max() > MAX_BIAS):
+        raise ConfigError(
+            f"input biases {frames.min()}..{frames.max()}; Lava holds {-MAX_BIAS - 1}..{MAX_BIAS}, the chip 13 bits."
+        )
     with tempfile.TemporaryDirectory(prefix="qpsnn-lava-") as name:
         folder = Path(name)
         try:
@@ -404,11 +415,8 @@ def _work(folder: Path) -> None:
     netx = lava_compat.import_netx_alone()
     lava_compat.use_fork()
     processes = _declare_processes(folder)
-    from lava.lib.dl.netx.blocks.process import Input
     from lava.magma.core.run_conditions import RunSteps
 
-    layers_probe = _stock_network(netx, job.path, num_layers=job.num_layers, skip_layers=job.skip_layers)
-    driven = isinstance(layers_probe.layers[0], Input)
     network = _stock_network(
         netx,
         job.path,
@@ -416,9 +424,9 @@ def _work(folder: Path) -> None:
         skip_layers=job.skip_layers,
         input_message_bits=job.input_bits,
         reset_interval=job.reset_interval,
-        reset_offset=job.reset_phase + (0 if driven else 1),
+        reset_offset=job.reset_phase + (0 if job.driven else 1),
     )
-    depth = len(network.layers) - driven
+    depth = len(network.layers) - job.driven
     frames = np.load(folder / "frames.npy", mmap_mode="r")
     shape = tuple(int(n) for n in network.inp.shape)
     if math.prod(frames.shape[2:]) != math.prod(shape) or (len(shape) == 3 and frames.shape[:1:-1] != shape):
@@ -429,23 +437,23 @@ def _work(folder: Path) -> None:
     open_memmap(files["spikes"], "w+", np.int32, (job.samples, job.steps, *output))
     open_memmap(files["done"], "w+", np.int64, (1,))
     sink = processes.Sink(shape=output, spikes=files["spikes"], done=files["done"], lag=depth, **timing)
-    if driven:
+    if job.driven:
         bias = network.layers[0].neuron.bias_mant
         bias.init = _turned(frames[0, 0], shape).astype(np.int32)
         host = processes.Driver(var=bias, frames=files["frames"], **timing)
     else:
         host = processes.Source(shape=shape, frames=files["frames"], **timing)
     if job.backend == "loihi2":
-        _connect_through_adapters(network, None if driven else host, sink, job.input_bits)
+        _connect_through_adapters(network, None if job.driven else host, sink, job.input_bits)
     else:
-        if not driven:
+        if not job.driven:
             host.out.connect(network.inp)
         network.out.connect(sink.inp)
     if job.voltage:
         open_memmap(files["voltage"], "w+", np.int32, (job.samples, *output))
-        _probe = processes.Probe(var=network.out_layer.neuron.v, voltage=files["voltage"], lag=depth, **timing)
+        processes.Probe(var=network.out_layer.neuron.v, voltage=files["voltage"], lag=depth, **timing)
     steps = (job.samples - 1) * job.reset_interval + depth + job.steps
-    # The probe and the driver hang on the network by references, which Lava follows from the sink as well.
+    # Lava finds the probe and the driver by their references to the network's variables.
     started = _run(sink, RunSteps(num_steps=steps), _run_config(job.backend), folder)
     answer = {"seconds": time.monotonic() - started, "steps": steps, "versions": versions()}
     sink.stop()

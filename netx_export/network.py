@@ -11,6 +11,8 @@ Units: weights are the integers that the chip multiplies, membrane states are in
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
@@ -29,8 +31,10 @@ def _frozen_int32(name: str, values: ArrayLike) -> NDArray[np.int32]:
     """A read-only int32 copy of ``values``; refuses fractions and values beyond 32 bits."""
     array = np.asarray(values)
     if array.dtype.kind not in "iub":
-        if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
+        if array.dtype.kind != "f":
             raise NetworkError(f"{name}: expected integers, found {array.dtype}.")
+        if not np.all(np.isfinite(array)):
+            raise NetworkError(f"{name}: expected integers, found values that are not finite.")
         fractional = array != np.rint(array)
         if np.any(fractional):
             raise NetworkError(
@@ -47,6 +51,14 @@ def _frozen_int32(name: str, values: ArrayLike) -> NDArray[np.int32]:
 def _check_range(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise NetworkError(f"{name} is {value!r}; it must be a whole number in {low}..{high}.")
+
+
+def _whole(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """``values`` as a tuple of int; refuses fractions, which ``int`` would cut off in silence."""
+    try:
+        return tuple(operator.index(n) for n in values)
+    except TypeError:
+        raise NetworkError(f"{name} is {values!r}; whole numbers are expected.") from None
 
 
 @dataclass(frozen=True)
@@ -122,6 +134,11 @@ class Drive:
     weight: int = 64
     bias: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("weight", "bias"):
+            _check_range(f"drive {name}", getattr(self, name), -(1 << 31) + 1, (1 << 31) - 1)
+            object.__setattr__(self, name, int(getattr(self, name)))
+
 
 @dataclass(frozen=True, eq=False)
 class Population:
@@ -144,7 +161,7 @@ class Population:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise NetworkError(f"a population needs a name, found {self.name!r}.")
-        shape = tuple(int(n) for n in self.shape)
+        shape = _whole(f"{self.name}: shape", self.shape)
         if len(shape) not in (1, 3) or any(n < 1 for n in shape):
             raise NetworkError(f"{self.name}: shape {shape} must be (C, H, W) or (N,) of positive sizes.")
         if math.prod(shape) > MAX_NEURONS:
@@ -225,11 +242,11 @@ class Conv:
         if self.weight.ndim != 4 or not self.weight.size:
             raise NetworkError(f"conv weight of shape {self.weight.shape}; expected (out, in/groups, ky, kx).")
         for name, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            pair = tuple(int(n) for n in getattr(self, name))
+            pair = _whole(f"conv {name}", getattr(self, name))
             if len(pair) != 2 or any(not low <= n < 1 << 16 for n in pair):
                 raise NetworkError(f"conv {name} is {pair}; expected two numbers (y, x), each in {low}..65535.")
             object.__setattr__(self, name, pair)
-        object.__setattr__(self, "groups", int(self.groups))
+        object.__setattr__(self, "groups", _whole("conv groups", (self.groups,))[0])
         if self.groups < 1 or self.weight.shape[0] % self.groups:
             raise NetworkError(f"conv groups {self.groups} must divide its {self.weight.shape[0]} output channels.")
 
@@ -243,7 +260,9 @@ class Conv:
         if len(source) != 3 or source[0] != self.in_channels:
             raise NetworkError(f"conv of {self.in_channels} input channels does not take a source of shape {source}.")
         size = []
-        for n, kernel, s, p, d in zip(source[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True):
+        for n, kernel, s, p, d in zip(
+            source[1:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+        ):
             reach = d * (kernel - 1) + 1
             if n + 2 * p < reach:
                 raise NetworkError(f"conv kernel reaches {reach} pixels over a padded input of {n + 2 * p}.")
@@ -292,11 +311,15 @@ class Projection:
         delay = _frozen_int32(f"{self.source} -> {self.target}: delay", self.delay)
         post, pre = self.synapse.weight.shape
         if delay.shape not in ((post, 1), (1, pre)):
-            raise NetworkError(f"{self.source} -> {self.target}: delay of shape {delay.shape}; expected ({post}, 1) or (1, {pre}).")
+            raise NetworkError(
+                f"{self.source} -> {self.target}: delay of shape {delay.shape}; expected ({post}, 1) or (1, {pre})."
+            )
         if delay.min() < 0 or delay.max() > MAX_DELAY:
             raise NetworkError(
                 f"{self.source} -> {self.target}: delays {delay.min()}..{delay.max()} steps; the limit is 0..{MAX_DELAY}."
             )
+        if delay.shape == (1, 1) and post > 1:  # a single source: the same delay for every target, in the file's one way
+            delay = _frozen_int32("delay", np.repeat(delay, post, axis=0))
         object.__setattr__(self, "delay", delay if delay.any() else None)
 
     def __eq__(self, other: object) -> bool:
@@ -367,7 +390,9 @@ class Network:
         index = {p.name: p for p in self.populations}
         if len(index) != len(self.populations):
             names = [p.name for p in self.populations]
-            raise NetworkError(f"population {next(n for n in names if names.count(n) > 1)!r} is there twice; names must be unique.")
+            raise NetworkError(
+                f"population {next(n for n in names if names.count(n) > 1)!r} is there twice; names must be unique."
+            )
         object.__setattr__(self, "_index", index)
         reached = {self.populations[0].name}
         for projection in self.projections:
@@ -376,8 +401,8 @@ class Network:
         for population in self.populations[1:]:
             if population.name not in reached:
                 raise NetworkError(f"{population.name}: no projection reaches this population.")
-            if population.neuron is None:
-                raise NetworkError(f"{population.name}: only the first population can be without neurons.")
+            if population.drive is not None:
+                raise NetworkError(f"{population.name}: only the first population can be driven by the host.")
         _check_range("input_bits", self.input_bits, 0, 24)
         if self.steps is not None:
             _check_range("steps", self.steps, 1, 1 << 20)

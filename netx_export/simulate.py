@@ -37,7 +37,8 @@ class Reset:
     """Clears u and v of every population before its aligned steps t = phase (mod interval).
 
     Lava's ``reset_offset`` is ``phase + 1`` for a network that the host feeds with spikes and ``phase`` for one whose input
-    neurons it drives through their bias.  Phase 0 with the interval a sample has is the one recipe without leaks between samples.
+    neurons it drives through their bias.  Phase 0 with the interval a sample has is the one recipe without leaks between
+    samples; sums under way in a projection with delays are not cleared, neither here nor in Lava.
     """
 
     interval: int
@@ -166,7 +167,8 @@ class _Wire:
         self.coming: Int64 = np.zeros((longest + 1, batch, target.size), np.int64)
 
     def arriving(self) -> Int64:
-        return self.coming[0].reshape(-1, *self.shape)
+        sums: Int64 = self.coming[0].reshape(-1, *self.shape)
+        return sums
 
     def send(self, spikes: Int64) -> None:
         """Moves all sums one step on, then adds those of ``spikes``: without a delay they arrive in the next machine step."""
@@ -198,7 +200,8 @@ def project(synapse: Dense | Conv, spikes: Int64) -> Int64:
     """
     batch = spikes.shape[0]
     if isinstance(synapse, Dense):
-        return spikes.reshape(batch, -1) @ synapse.weight.T.astype(np.int64)
+        arriving: Int64 = spikes.reshape(batch, -1) @ synapse.weight.T.astype(np.int64)
+        return arriving
     channels, height, width = synapse.output_shape(spikes.shape[1:])
     (sy, sx), (py, px), (dy, dx) = synapse.stride, synapse.padding, synapse.dilation
     padded = np.pad(spikes, ((0, 0), (0, 0), (py, py), (px, px)))
@@ -220,7 +223,8 @@ def project(synapse: Dense | Conv, spikes: Int64) -> Int64:
 def synaptic_operations(network: Network, run: Run) -> dict[str, int]:
     """Synaptic operations per projection, ``"source -> target"``: spikes times the non-zero synapses that each one reaches.
 
-    (NeuroBench's effective synaptic operations; a graded spike counts once.)  The spikes of every source must have been recorded.
+    (NeuroBench's effective synaptic operations; a graded spike counts once.)  The spikes of every source must have been
+    recorded.
     """
     counts = {}
     for projection in network.projections:
@@ -240,7 +244,8 @@ def fan_out(synapse: Dense | Conv, shape: tuple[int, ...]) -> Int64:
         int64 of that shape.
     """
     if isinstance(synapse, Dense):
-        return np.count_nonzero(synapse.weight, axis=0).astype(np.int64).reshape(shape)
+        leaving: Int64 = np.count_nonzero(synapse.weight, axis=0).astype(np.int64).reshape(shape)
+        return leaving
     _, *size = synapse.output_shape(shape)
     per_group = synapse.weight.shape[0] // synapse.groups
     nonzero = (synapse.weight != 0).reshape(synapse.groups, per_group, *synapse.weight.shape[1:]).sum(axis=1)
@@ -250,7 +255,8 @@ def fan_out(synapse: Dense | Conv, shape: tuple[int, ...]) -> Int64:
         n, stride, padding, dilation = shape[1 + axis], synapse.stride[axis], synapse.padding[axis], synapse.dilation[axis]
         position = np.arange(n)[:, None] + padding - np.arange(synapse.weight.shape[2 + axis])[None, :] * dilation
         reach.append(((position % stride == 0) & (position >= 0) & (position // stride < size[axis])).astype(np.int64))
-    return np.einsum("cjk,yj,xk->cyx", nonzero, reach[0], reach[1])
+    through_taps: Int64 = np.einsum("cjk,yj,xk->cyx", nonzero, reach[0], reach[1])
+    return through_taps
 
 
 def decide(network: Network, run: Run) -> tuple[Int64, Int64]:
@@ -265,9 +271,20 @@ def decide(network: Network, run: Run) -> tuple[Int64, Int64]:
     Raises:
         ConfigError: when the network does not say how it is read.
     """
-    score = scores(network, run)
-    best = score.max(axis=1, keepdims=True)
-    return score.argmax(axis=1), (score == best).sum(axis=1)
+    return decide_scores(scores(network, run))
+
+
+def decide_scores(scores: Int64) -> tuple[Int64, Int64]:
+    """The lowest class with the highest score, and how many classes share that score.
+
+    Args:
+        scores: integers (batch, classes).
+
+    Returns:
+        int64 (batch,) classes, int64 (batch,) number of classes at the maximum.
+    """
+    best = scores.max(axis=1, keepdims=True)
+    return scores.argmax(axis=1), (scores == best).sum(axis=1)
 
 
 def scores(network: Network, run: Run) -> Int64:
@@ -277,8 +294,9 @@ def scores(network: Network, run: Run) -> Int64:
     if isinstance(network.readout, Voltage):
         return run.voltage[name][..., -1].reshape(batch, -1).astype(np.int64)
     if isinstance(network.readout, Rate):
-        counts = run.spikes[name].sum(axis=-1, dtype=np.int64)
-        return counts.reshape(batch, network.readout.classes, -1).sum(axis=2)
+        counts: Int64 = run.spikes[name].sum(axis=-1, dtype=np.int64)
+        per_class: Int64 = counts.reshape(batch, network.readout.classes, -1).sum(axis=2)
+        return per_class
     raise ConfigError("the network does not say how its output is read; give it a read-out (integrator or rate).")
 
 

@@ -15,8 +15,8 @@ u and not on W x this is exact for any current decay: netx, too, adds its bias a
     unit = 2**k / (64 * step)      n = round(64 * unit * theta)      b = round(64 * unit * shift)
 
 These are the integers of the chip over 64, so what SLAYER computes in the forward pass is what the chip computes.  k is the largest
-power with ``max|q| * 2**k <= 254`` that keeps every bound of the exactness contract (:func:`largest_exponent`).  The surrogate's
-width follows the threshold, so gradients with respect to the real weights do not depend on k.
+power with ``max|q| * 2**k <= 254`` that keeps every bound of the exactness contract (:func:`largest_exponent`); where not even k = 0
+does (a read-out of many inputs at 8 bit, an 8-bit mid_rise grid) gamma is doubled until it does: smaller integers, less clipping.  The surrogate's width follows the threshold, so gradients with respect to the real weights do not depend on k.
 
 While training with batch statistics (``norm.frozen`` false) the weights are folded with the running scale, and the norm
 undoes that and applies the batch's own statistics, as PyTorch's fused conv-batch-norm modules for quantisation-aware training do.
@@ -44,6 +44,8 @@ slayer_cuba = slayer.neuron.cuba
 
 NormKind = Literal["full", "shared", "mean", "bias"]
 BIAS_LIMIT = 4095
+ODD_LIMIT = 127  # beyond it only even weights fit
+MAX_WIDEN = 8
 
 
 @dataclass(frozen=True)
@@ -164,23 +166,42 @@ class CurrentNorm(torch.nn.Module):
         return current * (folded.unit * scale / real).view(per_channel) + offset.view(per_channel)
 
     def _full(self, current: torch.Tensor, axis: int, real: torch.Tensor, unit: float) -> torch.Tensor:
-        """Statistics per channel, by torch's own kernel; eps is scaled as the current is."""
+        """Statistics per channel, by torch's own kernels; eps and the gain's sign are scaled as the current is."""
         frames = current.flatten(0, axis - 1) if axis > 1 else current
-        eps = self.eps * float((real**2).mean())
-        normed, mean, inverse = torch.native_batch_norm(
-            frames, self.gain * unit, self.shift * unit, None, None, True, 0.0, eps
+        normed, mean, var = _BatchNorm.apply(  # type: ignore[no-untyped-call]
+            frames, self.gain * real.sign() * unit, self.shift * unit, self.eps * real**2
         )
-        with torch.no_grad():
-            count = current.numel() / current.shape[axis]
-            var = (inverse**-2 - eps).clamp(min=0) / real**2
-            self._update(mean / real, var * count / max(count - 1, 1))
-        return normed.view(current.shape) if axis > 1 else normed
+        count = current.numel() / current.shape[axis]
+        self._update(mean / real, var / real**2 * (count / max(count - 1, 1)))
+        result: torch.Tensor = normed.view(current.shape) if axis > 1 else normed
+        return result
 
     def _update(self, mean: torch.Tensor, var: torch.Tensor | None) -> None:
         with torch.no_grad():
             self.running_mean.lerp_(mean.expand_as(self.running_mean), self.momentum)
             if var is not None:
                 self.running_var.lerp_(var, self.momentum)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch normalisation over all axes but 1 with an eps of its own for each channel: (x, gain, shift, eps) -> y, mean, variance."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        y = torch.native_batch_norm(x, gain, shift, mean, var + eps, False, 0.0, 0.0)[0]
+        ctx.save_for_backward(x, gain, mean, torch.rsqrt(var + eps))
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        x, gain, mean, inverse = ctx.saved_tensors
+        back = torch.ops.aten.native_batch_norm_backward
+        g_x, g_gain, g_shift = back(gradients[0], x, gain, None, None, mean, inverse, True, 0.0, [True, True, True])
+        return g_x, g_gain, g_shift, None
 
 
 class _Block(torch.nn.Module):
@@ -210,8 +231,16 @@ class _Block(torch.nn.Module):
         offset = self.norm.offset()
         if not self.quantised:
             return Folded(weight, offset, self._threshold(1.0, exact=False), 1.0, False)
-        q, step = integers(weight, self.quantiser)
-        k = largest_exponent(q, step, offset.detach(), self.options, self.input_max, steps, spikes=self._spikes)
+        if not bool(torch.isfinite(offset).all()):
+            raise ConfigError(
+                "biases hold values that are not numbers: the training has diverged; take a smaller learning rate."
+            )
+        for widen in range(MAX_WIDEN + 1):
+            q, step = integers(weight, self.quantiser, widen)
+            k = largest_exponent(q, step, offset.detach(), self.options, self.input_max, steps, spikes=self._spikes)
+            if k >= 0:
+                break
+        k = max(k, 0)  # freezing refuses by name what does not fit even so
         unit = 2.0**k / (WEIGHT_SCALE * step)
         bias = straight_through(torch.round(WEIGHT_SCALE * unit * offset.detach()) / WEIGHT_SCALE, unit * offset)
         return Folded(straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight), bias, self._threshold(unit), unit, True)
@@ -303,7 +332,9 @@ class SumPool(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
     """
 
     def __init__(self, options: NeuronOptions, channels: int, kernel: int | tuple[int, int] = 2) -> None:
-        slayer.block.cuba.Conv.__init__(self, options.slayer(), channels, channels, kernel, kernel, groups=channels, delay_shift=False)
+        slayer.block.cuba.Conv.__init__(
+            self, options.slayer(), channels, channels, kernel, kernel, groups=channels, delay_shift=False
+        )
         self.options = options
         self.fused = dynamics.AVAILABLE
         self.quantised = True
@@ -426,16 +457,14 @@ def largest_exponent(
     steps: int,
     spikes: bool,
 ) -> int:
-    """The largest k >= 0 whose device integers keep every bound of the exactness contract (point 5).
+    """The largest k whose device integers keep every bound of the exactness contract (point 5); below 0: q is too large.
 
     With S = sum |q| per target neuron, beta = offset / step, and the worst-case states over the window
 
     ``U_t = 64 S x_max sum_{i<=t} (1 - d_u)^i``,  ``V_t = (1 - d_v) V_{t-1} + U_t + 64 |beta|``:
 
-    ``max|q| 2**k <= 254``,  ``U_T 2**k < 2**23``,  ``V_T 2**k < 2**23`` (131071 * 64 for a read-out),
+    ``max|q| 2**k <= 254`` (for k = 0: 127),  ``U_T 2**k < 2**23``,  ``V_T 2**k < 2**23`` (131071 * 64 for a read-out),
     ``|beta| 2**k <= 4095``,  ``theta / step 2**k <= 131071``.
-
-    Where not even k = 0 keeps them it is 0 all the same: training goes on, and freezing refuses by name.
     """
     sums = q.abs().flatten(1).sum(1).double()
     beta = offset.abs().double() / step
@@ -444,15 +473,17 @@ def largest_exponent(
         current = current * (1 - options.current_decay / 4096) + WEIGHT_SCALE * input_max * sums
         voltage = voltage * (1 - options.voltage_decay / 4096) + current + WEIGHT_SCALE * beta
     top = float(STATE_LIMIT if spikes else MAX_THRESHOLD * WEIGHT_SCALE)
-    room = [
-        (WEIGHT_LIMIT, float(q.abs().max())),
-        (STATE_LIMIT * (1 - 1e-6), float(current.max())),
-        (top * (1 - 1e-6) - WEIGHT_SCALE * steps, float(voltage.max())),  # each bias is rounded, by at most half a unit
+    rounded = steps * steps / 2 + 35 * steps + 1  # decays round up by at most 1 a step, a bias by at most half a unit
+    largest = float(q.abs().max())
+    room: list[tuple[float, float]] = [
+        (WEIGHT_LIMIT if largest <= WEIGHT_LIMIT / 2 else ODD_LIMIT, largest),
+        (STATE_LIMIT - steps - 1, float(current.max())),
+        (top - rounded, float(voltage.max())),
         (BIAS_LIMIT, float(beta.max())),
     ]
     if spikes:
         room.append((MAX_THRESHOLD, options.threshold / step))
-    return max(0, math.floor(min(math.log2(limit / need) for limit, need in room if need > 0)))
+    return math.floor(min(math.log2(limit / need) for limit, need in room if need > 0))
 
 
 def blocks_of(model: torch.nn.Module) -> Iterator[Any]:

@@ -15,6 +15,7 @@ Source: lava-dl 0.6 ``slayer/neuron/dynamics/leaky_integrator.py`` and ``slayer/
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,20 @@ STATE_SCALE = 4096.0
 _CHUNK = 2048  # neurons whose states are worked on together: 16 KiB
 
 
+def set_threads(threads: int) -> None:
+    """How many threads the kernels use (torch's own number is set apart)."""
+    if AVAILABLE:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
 def integrate(x: torch.Tensor, decay: int) -> torch.Tensor:
     """The current: ``y`` above, without spikes.
 
     Args:
-        x: float32 (N, T, ...), contiguous in its first two axes.
+        x: float32 (N, T, ...); copied where the memory of a time step has gaps or repeats.
         decay: 0..4096.
     """
-    result: torch.Tensor = _Integrate.apply(x, decay)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Integrate.apply(_dense(x), decay)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -45,7 +52,7 @@ def fire(x: torch.Tensor, decay: int, threshold: float, tau: float, scale: float
     """The voltage and its spikes.
 
     Args:
-        x: float32 (N, T, ...), the (normalised) current.
+        x: float32 (N, T, ...), the (normalised) current, as in :func:`integrate`.
         decay: 0..4096.
         threshold: in SLAYER's units, its eps included.
         tau, scale: width and area of the surrogate, in the same units.
@@ -53,7 +60,7 @@ def fire(x: torch.Tensor, decay: int, threshold: float, tau: float, scale: float
     Returns:
         float32 spikes (0 or 1) of the same shape and layout.
     """
-    result: torch.Tensor = _Fire.apply(x, decay, threshold, tau, scale)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Fire.apply(_dense(x), decay, threshold, tau, scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -97,10 +104,20 @@ class _Fire(torch.autograd.Function):
         return out, None, None, None, None
 
 
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """``x``, or a copy where its time steps are not dense in memory (the order of the inner axes does not matter)."""
+    step = 1
+    for stride, size in sorted(zip(x.stride()[2:], x.shape[2:], strict=True)):
+        if size != 1 and stride != step:
+            return x.contiguous()
+        step *= size
+    return x
+
+
 def _flat(x: torch.Tensor) -> Any:
     """A numpy view (N, T, M) of a tensor that is dense within each time step, whatever the order of its inner axes."""
-    n, t = x.shape[:2]
-    inner = x[0, 0].numel()
+    n, t, *shape = x.shape
+    inner = math.prod(shape)
     return torch.as_strided(x, (n, t, inner), (x.stride(0), x.stride(1), 1)).detach().numpy()
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from netx_export.errors import FreezeError
 from netx_export.integers import DECAY_ONE, SHIFT, STATE_LIMIT
+from netx_export.lava_run import dense_is_exact
 from netx_export.network import (
     MAX_THRESHOLD,
     Conv,
@@ -92,10 +93,14 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
     synapse = block.synapse
     if isinstance(block, _Block):
         if not block.quantised:
-            raise FreezeError(f"{name}: its weights are still real numbers; call set_quantised(model, True) and train (or at least check) it.")
+            raise FreezeError(
+                f"{name}: its weights are still real numbers; call set_quantised(model, True) and train (or at least check) it."
+            )
         expected = getattr(block, "input_max", 1)
         if expected != input_max:
-            raise FreezeError(f"{name}: it was trained for inputs up to {expected}, but is frozen for inputs up to {input_max}.")
+            raise FreezeError(
+                f"{name}: it was trained for inputs up to {expected}, but is frozen for inputs up to {input_max}."
+            )
         folded = block.fold(steps)
         weight = folded.weight * WEIGHT_SCALE
         bias = None if folded.bias is None else folded.bias * WEIGHT_SCALE
@@ -113,7 +118,9 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
     if _is_dense(block):
         made: Dense | Conv = Dense(whole.reshape(whole.shape[0], -1))
         if made.weight.shape[1] != source.size:
-            raise FreezeError(f"{name}: it takes {made.weight.shape[1]} inputs, but the layer before it has {source.size} neurons.")
+            raise FreezeError(
+                f"{name}: it takes {made.weight.shape[1]} inputs, but the layer before it has {source.size} neurons."
+            )
         target: tuple[int, ...] = (whole.shape[0],)
     else:
         kernel = whole[..., 0]
@@ -123,7 +130,9 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
             groups = source.shape[0]
             kernel = np.repeat(kernel, groups, axis=0)
             if any(n % k for n, k in zip(source.shape[1:], kernel.shape[2:], strict=True)):
-                raise FreezeError(f"{name}: SLAYER pads its pooling where {kernel.shape[2:]} does not divide {source.shape[1:]}; crop the input.")
+                raise FreezeError(
+                    f"{name}: SLAYER pads its pooling where {kernel.shape[2:]} does not divide {source.shape[1:]}; crop the input."
+                )
         made = Conv(kernel, stride, padding, dilation, groups)  # type: ignore[arg-type]
         target = made.output_shape(source.shape)
     return Population(name, target, neuron, whole_bias), Projection(source.name, name, made)
@@ -134,12 +143,16 @@ def _neuron(neuron: Any, name: str, threshold: float | None) -> Neuron:
     for label in ("current_decay", "voltage_decay"):
         values = torch.round(getattr(neuron, label).detach()).unique()
         if len(values) != 1:
-            raise FreezeError(f"{name}: {len(values)} different values of {label}; a netx layer has one. Use shared_param=True.")
+            raise FreezeError(
+                f"{name}: {len(values)} different values of {label}; a netx layer has one. Use shared_param=True."
+            )
         decays.append(int(values[0]))
     if threshold is None:
         return Integrator(*decays)
     if threshold != round(threshold) or not 1 <= threshold <= MAX_THRESHOLD:
-        raise FreezeError(f"{name}: threshold mantissa {threshold:g}; the chip holds whole numbers in 1..{MAX_THRESHOLD}. Rescale the weights.")
+        raise FreezeError(
+            f"{name}: threshold mantissa {threshold:g}; the chip holds whole numbers in 1..{MAX_THRESHOLD}. Rescale the weights."
+        )
     return neuron_of(decays[0], decays[1], int(threshold))
 
 
@@ -162,16 +175,23 @@ def _stock_bias(neuron: Any, name: str) -> torch.Tensor | None:
 
 def _check_block(block: Any, name: str) -> None:
     if getattr(block, "delay_shift", False):
-        raise FreezeError(f"{name}: it was made with delay_shift=True, which is not exact with biases; make it with delay_shift=False.")
+        raise FreezeError(
+            f"{name}: it was made with delay_shift=True, which is not exact with biases; make it with delay_shift=False."
+        )
     if getattr(block, "delay", None) is not None:
         raise FreezeError(f"{name}: learnt axonal delays cannot be frozen yet; make the block with delay=False.")
     if getattr(block, "mask", None) is not None:
-        raise FreezeError(f"{name}: SLAYER applies a mask only in training; multiply it into the weights, or cut the channels.")
+        raise FreezeError(
+            f"{name}: SLAYER applies a mask only in training; multiply it into the weights, or cut the channels."
+        )
     if getattr(block.synapse, "complex", False) or not hasattr(block.neuron, "voltage_decay"):
         raise FreezeError(f"{name}: only blocks of slayer.block.cuba have an integer form here.")
     if getattr(block.neuron, "graded_spike", False):
         raise FreezeError(f"{name}: graded spikes between layers are ignored by Lava's LIF; use graded_spike=False.")
-    if type(block).__name__ in ("ConvT", "Unpool", "KWTA", "Recurrent") or type(block.synapse).__name__ in ("ConvTranspose", "Unpool"):
+    if type(block).__name__ in ("ConvT", "Unpool", "KWTA", "Recurrent") or type(block.synapse).__name__ in (
+        "ConvTranspose",
+        "Unpool",
+    ):
         raise FreezeError(f"{name}: {type(block).__name__} blocks have no netx form; use Conv, Dense, Pool or Flatten.")
     if block.neuron.scale != WEIGHT_SCALE:
         raise FreezeError(f"{name}: neuron scale {block.neuron.scale}; the device unit is {WEIGHT_SCALE}.")
@@ -179,7 +199,9 @@ def _check_block(block: Any, name: str) -> None:
 
 def _check_shape_only(block: Any, index: int) -> None:
     if type(block).__name__ not in ("Flatten", "Dropout", "Identity"):
-        raise FreezeError(f"block {index} ({type(block).__name__}) has no netx form; use Conv, Dense, Pool, Affine or Flatten.")
+        raise FreezeError(
+            f"block {index} ({type(block).__name__}) has no netx form; use Conv, Dense, Pool, Affine or Flatten."
+        )
 
 
 def _check_epsilon(neuron: Any, name: str, threshold: float | None) -> None:
@@ -232,7 +254,12 @@ def check(projection: Projection, population: Population, steps: int, input_max:
     assert neuron is not None
     if not weight.any():
         raise FreezeError(f"{name}: all weights are zero (Lava's reader overflows on them); train longer, or with more bits.")
-    _check_weights(weight, name, isinstance(projection.synapse, Dense))
+    _check_weights(weight, name)
+    if isinstance(projection.synapse, Dense) and not dense_is_exact(weight):
+        raise FreezeError(
+            f"{name}: no weight is positive and the least is {weight.min()}, a power of two; Lava's dense synapse cuts such a matrix "
+            "(-8, -8 runs as zeros). Train longer, or with more bits."
+        )
     bias = np.zeros(weight.shape[0], np.int64) if population.bias is None else population.bias.astype(np.int64)
     if bias.min() < MIN_BIAS or bias.max() > MAX_BIAS:
         raise FreezeError(
@@ -253,13 +280,17 @@ def check(projection: Projection, population: Population, steps: int, input_max:
         )
 
 
-def _check_weights(weight: NDArray[np.int64], name: str, dense: bool) -> None:
+def _check_weights(weight: NDArray[np.int64], name: str) -> None:
     low, high = int(weight.min()), int(weight.max())
     if low < MIN_WEIGHT or high > MAX_WEIGHT:
-        raise FreezeError(f"{name}: weights {low}..{high}; the chip holds {MIN_WEIGHT}..{MAX_WEIGHT}. Quantise to at most 8 bits.")
+        raise FreezeError(
+            f"{name}: weights {low}..{high}; the chip holds {MIN_WEIGHT}..{MAX_WEIGHT}. Quantise to at most 8 bits."
+        )
     odd = (weight % 2 != 0).any()
     if odd and max(-low - 1, high) > MAX_ODD:
-        raise FreezeError(f"{name}: weights {low}..{high}, some of them odd; beyond {MAX_ODD} only even ones fit 8 bits and a shift.")
+        raise FreezeError(
+            f"{name}: weights {low}..{high}, some of them odd; beyond {MAX_ODD} only even ones fit 8 bits and a shift."
+        )
 
 
 def largest_states(

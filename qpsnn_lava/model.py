@@ -67,7 +67,9 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
             reach = height + 2 * layer.padding - layer.kernel, width + 2 * layer.padding - layer.kernel
             _check_fits(f"network[{i}]", reach, layer.kernel, (height, width))
             if channels % layer.groups:
-                raise NetworkError(f"network[{i}].groups is {layer.groups}, which does not divide its {channels} input channels.")
+                raise NetworkError(
+                    f"network[{i}].groups is {layer.groups}, which does not divide its {channels} input channels."
+                )
             made.append(
                 blocks.Conv(
                     options,
@@ -92,7 +94,9 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
             assert quantiser is not None
             if not flat:
                 made.append(blocks.Flatten())
-            made.append(blocks.Dense(options, quantiser, flat or channels * height * width, layer.units, quantise.norm, input_max))
+            made.append(
+                blocks.Dense(options, quantiser, flat or channels * height * width, layer.units, quantise.norm, input_max)
+            )
             flat = layer.units
         input_max = 1
     if not flat:
@@ -112,7 +116,9 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
 
 def _check_fits(where: str, reach: tuple[int, int], kernel: int, size: tuple[int, int]) -> None:
     if min(reach) < 0:
-        raise NetworkError(f"{where}: its kernel of {kernel} does not fit on a map of {size[0]}x{size[1]}; use fewer or smaller strides.")
+        raise NetworkError(
+            f"{where}: its kernel of {kernel} does not fit on a map of {size[0]}x{size[1]}; use fewer or smaller strides."
+        )
 
 
 RATE_GAIN = 8.0  # logits per spike and step: turns rates in 0..1 into scores that a cross-entropy can separate

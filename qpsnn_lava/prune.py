@@ -1,4 +1,4 @@
-"""SVS pruning: score the channels by the rank of their spike-rate maps, cut the others out of the tensors (QP-SNN, section 4.2)."""
+"""SVS pruning: channels are scored by the rank of their spike-rate maps, the others are cut out (QP-SNN, section 4.2)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Scores:
 def svs(rates: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Singular values of the rate maps: how many exceed eps, and their sum, averaged over the samples.
 
-    ``score_f = mean_n #{i : sigma_i(S_nf) > eps}``, S_nf the H x W map of spike rates of channel f in sample n.  A dense unit's map
-    is 1 x 1: its score is the share of samples in which it fires at all.
+    ``score_f = mean_n #{i : sigma_i(S_nf) > eps}``, S_nf the H x W map of spike rates of channel f in sample n.  A dense
+    unit's map is 1 x 1: its score is the share of samples in which it fires at all.
 
     Args:
         rates: (N, C, H, W), or (N, C) for dense populations.
@@ -83,7 +83,8 @@ def score(
         def collect(module: torch.nn.Module, args: object, spikes: torch.Tensor) -> None:
             rates = spikes.mean(-1)
             rank, nuclear = svs(rates, eps)
-            sums[index].append(torch.stack([rank, nuclear, rates.flatten(2).mean(2).double().mean(0) if rates.dim() == 4 else rates.double().mean(0)]))
+            rate = rates.double().transpose(0, 1).flatten(1).mean(1)
+            sums[index].append(torch.stack([rank, nuclear, rate]))
 
         return collect
 
@@ -106,7 +107,9 @@ def score(
 def prunable(model: torch.nn.Module) -> list[int]:
     """Indices of the blocks whose output channels may be cut: all with weights of their own but the last."""
     listed = list(blocks_of(model))
-    own = [i for i, b in enumerate(listed) if hasattr(b, "synapse") and not _depthwise(b)]
+    own = [
+        i for i, b in enumerate(listed) if hasattr(b, "synapse") and not _depthwise(b) and type(b.synapse).__name__ != "Pool"
+    ]
     return own[:-1]
 
 
@@ -118,8 +121,8 @@ def choose(
 ) -> dict[int, NDArray[np.int64]]:
     """The channels that stay, ascending, per block.
 
-    A layer of C channels keeps ``floor(keep * C + 1/2)``, highest scores first; ties go to the higher nuclear norm (or rate), then to
-    the lower channel.  ``global``: one threshold for all layers, on the rank relative to the layer's highest possible (its highest score).
+    A layer of C channels keeps ``floor(keep * C + 1/2)``, highest scores first; ties go to the higher nuclear norm (or rate),
+    then to the lower channel.  ``global``: one threshold for all layers, on the rank relative to the layer's highest.
 
     Args:
         scores: of :func:`score`.
@@ -128,11 +131,16 @@ def choose(
         tie_break: nuclear, rate or none.
 
     Raises:
-        ConfigError: where a layer would lose all its channels, or the number of ratios does not fit.
+        ConfigError: where a layer would lose all its channels, or a ratio or their number does not fit.
     """
     ratios = [keep] * len(scores) if isinstance(keep, float | int) else list(keep)
     if len(ratios) != len(scores):
         raise ConfigError(f"keep lists {len(ratios)} ratios for {len(scores)} layers that can be pruned.")
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise ConfigError(f"keep is {ratio}; the share of the channels that stays is above 0 and at most 1.")
+    if scope == "global" and not isinstance(keep, float | int):
+        raise ConfigError("keep lists a share per layer, but the scope is global; give one number.")
     orders = {i: _order(s, tie_break) for i, s in scores.items()}
     if scope == "layer":
         counts = {i: math.floor(r * len(s.rank) + 0.5) for (i, s), r in zip(scores.items(), ratios, strict=True)}
@@ -141,7 +149,8 @@ def choose(
     for i, count in counts.items():
         if count < 1:
             raise ConfigError(
-                f"layer {i} would lose all of its {len(scores[i].rank)} channels; keep at least 1 (a larger keep, or scope per layer)."
+                f"layer {i} would lose all of its {len(scores[i].rank)} channels; keep at least 1 "
+                "(a larger keep, or scope per layer)."
             )
     return {i: np.sort(orders[i][: counts[i]]) for i in scores}
 
@@ -166,8 +175,8 @@ def _global_counts(scores: Mapping[int, Scores], orders: Mapping[int, NDArray[np
 def cut(model: torch.nn.Module, kept: Mapping[int, NDArray[np.int64]], shape: tuple[int, ...]) -> torch.nn.Module:
     """A new model with smaller tensors: the outputs of each block in ``kept``, the inputs of the next, its norm's statistics.
 
-    Latent weights are carried over.  Behind a flatten the columns of a channel's H x W neurons go (C, H, W order); a depthwise
-    convolution (sum pooling) loses the channels of its source.
+    Latent weights are carried over.  Behind a flatten the columns of a channel's H x W neurons go (C, H, W order); pooling and
+    depthwise convolutions lose the channels of their source.
 
     Args:
         model: of our blocks or stock SLAYER blocks; it stays as it is.
@@ -175,48 +184,80 @@ def cut(model: torch.nn.Module, kept: Mapping[int, NDArray[np.int64]], shape: tu
         shape: (C, H, W) or (N,) of the input.
 
     Raises:
-        ConfigError: for a channel that does not exist, a layer that would lose all of them, or one in several groups that are not depthwise.
+        ConfigError: for a channel or layer that does not exist, a layer that would lose all of them or is in several groups
+            that are not depthwise, weight norm, axonal delays, or an input of another shape.
     """
     new = copy.deepcopy(model)
+    listed = list(blocks_of(new))
+    unknown = sorted(i for i in kept if not 0 <= i < len(listed) or not hasattr(listed[i], "synapse"))
+    if unknown:
+        raise ConfigError(f"block {unknown[0]} has no channels that could be cut; those that have are {prunable(model)}.")
     channels = torch.arange(shape[0])
     size = tuple(shape[1:])
     was = shape[0]
     columns: torch.Tensor | None = None  # of a flattened input
-    for i, block in enumerate(blocks_of(new)):
+    for i, block in enumerate(listed):
         if not hasattr(block, "synapse"):  # flatten
             area = math.prod(size)
             columns = (channels[:, None] * area + torch.arange(area)[None, :]).flatten()
+            was, size = was * area, ()
             continue
         synapse = block.synapse
-        outputs = synapse.weight.shape[0]
+        _check_plain(block, i)
         incoming = channels if columns is None else columns
-        if synapse.groups == 1:
-            synapse.weight = _parameter(synapse.weight, synapse.weight[:, incoming])
-            stay = torch.arange(outputs) if i not in kept else torch.from_numpy(np.asarray(kept[i], np.int64))
-        elif _depthwise(block):
-            if i in kept:
-                raise ConfigError(f"layer {i} is depthwise: it has the channels of its source and cannot be pruned itself.")
-            stay = channels
-        else:
-            if i in kept or len(incoming) != was:
-                raise ConfigError(f"layer {i} has {synapse.groups} groups; only depthwise and ungrouped layers can be pruned.")
-            stay = torch.arange(outputs)
+        pool = type(synapse).__name__ == "Pool"
+        outputs = was if pool else synapse.weight.shape[0]
+        inputs = was if pool else synapse.weight.shape[1] * synapse.groups
+        if inputs != was:
+            raise ConfigError(f"layer {i} takes {inputs} inputs, but {was} arrive from an input of shape {tuple(shape)}.")
+        stay = torch.from_numpy(np.asarray(kept[i], np.int64)) if i in kept else torch.arange(outputs)
         if len(stay) < 1:
             raise ConfigError(f"layer {i} would lose all of its {outputs} channels; keep at least 1.")
         if int(stay.min()) < 0 or int(stay.max()) >= outputs or len(stay.unique()) != len(stay):
-            raise ConfigError(f"layer {i} has channels 0..{outputs - 1}; asked to keep {stay.tolist()[:8]}...")
-        synapse.weight = _parameter(synapse.weight, synapse.weight[stay])
-        if _depthwise(block):
-            synapse.groups = len(stay)
-        synapse.in_channels, synapse.out_channels = len(incoming), len(stay)
+            raise ConfigError(f"layer {i} has channels 0..{outputs - 1}, each once; asked to keep {_some(stay)}.")
+        depthwise = _depthwise(block)
+        if pool or depthwise:
+            if i in kept and not torch.equal(stay, channels):
+                raise ConfigError(f"layer {i} is depthwise: it has the channels of its source and cannot be pruned itself.")
+            stay = channels
+        elif synapse.groups > 1 and (len(stay) < outputs or len(incoming) < inputs):
+            raise ConfigError(
+                f"layer {i} has {synapse.groups} groups; only depthwise and ungrouped layers, and those before them, "
+                "can be pruned."
+            )
+        if not pool:
+            weight = synapse.weight if synapse.groups > 1 else synapse.weight[:, incoming]
+            synapse.weight = _parameter(synapse.weight, weight[stay])
+            if depthwise:
+                synapse.groups = len(stay)
+            synapse.in_channels, synapse.out_channels = len(incoming), len(stay)
+        if getattr(block, "mask", None) is not None:
+            block.mask = block.mask[:, incoming][stay]
         _cut_neuron(block.neuron, stay, outputs)
         was, channels, columns = outputs, stay, None
-        if hasattr(synapse, "kernel_size") and len(size) == 2:
+        if len(size) == 2:
+            if pool:  # SLAYER pads it
+                size = tuple(n + n % k for n, k in zip(size, synapse.kernel_size, strict=False))
             size = tuple(
                 (n + 2 * p - d * (k - 1) - 1) // s + 1
-                for n, k, s, p, d in zip(size, synapse.kernel_size, synapse.stride, synapse.padding, synapse.dilation, strict=False)
+                for n, k, s, p, d in zip(
+                    size, synapse.kernel_size, synapse.stride, synapse.padding, synapse.dilation, strict=False
+                )
             )
     return new
+
+
+def _some(channels: torch.Tensor) -> str:
+    listed = ", ".join(map(str, channels.tolist()[:8]))
+    return f"{listed}, ..." if len(channels) > 8 else listed
+
+
+def _check_plain(block: Any, index: int) -> None:
+    """Refuses what SLAYER adds to a block and a cut would leave in the old shape."""
+    if getattr(block.synapse, "weight_norm_enabled", False):
+        raise ConfigError(f"layer {index} has SLAYER's weight norm; take it off first: block.synapse.disable_weight_norm().")
+    if getattr(block, "delay", None) is not None:
+        raise ConfigError(f"layer {index} has learnt axonal delays, which cannot be cut; make the block with delay=False.")
 
 
 def _depthwise(block: Any) -> bool:
@@ -229,8 +270,13 @@ def _parameter(old: torch.nn.Parameter, values: torch.Tensor) -> torch.nn.Parame
 
 
 def _cut_neuron(neuron: Any, stay: torch.Tensor, outputs: int) -> None:
-    """Forgets what SLAYER remembers of the old shape, and cuts the norm's per-channel values."""
-    neuron.shape = None
+    """Cuts the shape and the decays that SLAYER keeps, forgets its states, and cuts the norm's per-channel values."""
+    if neuron.shape is not None:
+        neuron.shape = torch.Size((len(stay), *neuron.shape[1:]))
+    for name in ("current_decay", "voltage_decay"):  # one per channel with shared_param=False
+        parameter = getattr(neuron, name)
+        if len(parameter) == outputs > 1:
+            setattr(neuron, name, _parameter(parameter, parameter[stay]))
     neuron.current_state = torch.zeros(1)
     neuron.voltage_state = torch.zeros(1)
     norm = neuron.norm

@@ -30,7 +30,7 @@ class Quantiser:
         grid: ``mid_tread``: the whole numbers -(2**(b-1) - 1)..2**(b-1) - 1, with a zero, stored in b bits; ``mid_rise`` (the
             paper's): the odd numbers -(2**b - 1)..2**b - 1, without a zero, which a chip stores in one bit more.
         gamma: what the weights are divided by before the clamp to -1..1: their 1-norm mean (the paper's default), their
-            maximum, or their 99 % percentile of \\|W\\|.
+            maximum, or the larger magnitude of their 1 % and 99 % percentiles.
     """
 
     bits: int
@@ -55,19 +55,20 @@ def rescale(weight: torch.Tensor, gamma: Gamma) -> float:
     """The scale gamma of ReScaW.
 
     ``mean_abs``: ``|W|_1 / n``;  ``max``: ``max |W|``;  ``percentile``: ``max(|P_0.01|, |P_0.99|)`` of W.  (Equations 9-11.)
+    P_x is the smallest weight that at least x of the weights do not exceed.
     """
     weight = weight.detach()
     if gamma == "max":
         return float(weight.abs().max())
     if gamma == "percentile":
         flat = weight.flatten().double()
-        rank = sorted((max(0, math.ceil(0.01 * flat.numel()) - 1), math.ceil(0.99 * flat.numel()) - 1))
+        low, high = (-(-percent * flat.numel() // 100) - 1 for percent in (1, 99))
         ordered = flat.sort().values
-        return float(max(abs(ordered[rank[0]]), abs(ordered[rank[1]])))
+        return float(max(abs(ordered[low]), abs(ordered[high])))
     return float(weight.abs().mean(dtype=torch.float64))
 
 
-def integers(weight: torch.Tensor, quantiser: Quantiser) -> tuple[torch.Tensor, float]:
+def integers(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> tuple[torch.Tensor, float]:
     """Integers q and step so that ``step * q`` is the quantised weight.
 
     mid_tread: ``q = round(clamp(W / gamma, -1, 1) * top)``;  mid_rise (equations 1-2 of the paper with W / gamma for W):
@@ -76,12 +77,18 @@ def integers(weight: torch.Tensor, quantiser: Quantiser) -> tuple[torch.Tensor, 
     Args:
         weight: real weights, any shape.
         quantiser: bits, grid, gamma.
+        widen: gamma is multiplied by ``2**widen``: a coarser step, less clipping, smaller integers.
 
     Returns:
         q as float32 whole numbers of the same shape (no gradient), step > 0 (1.0 for all-zero weights).
+
+    Raises:
+        ConfigError: where a weight is not a finite number.
     """
     weight = weight.detach()
-    gamma = rescale(weight, quantiser.gamma)
+    if not bool(torch.isfinite(weight).all()):
+        raise ConfigError("weights hold values that are not numbers: the training has diverged; take a smaller learning rate.")
+    gamma = rescale(weight, quantiser.gamma) * 2.0**widen
     if not gamma > 0.0:
         return torch.zeros_like(weight) if quantiser.grid == "mid_tread" else torch.ones_like(weight), 1.0
     unit = (weight / gamma).clamp(-1.0, 1.0)
@@ -128,7 +135,10 @@ class ReScaW:
     gamma: Gamma = "mean_abs"
 
     def __post_init__(self) -> None:
-        Quantiser(self.bits, self.grid, self.gamma)
+        if Quantiser(self.bits, self.grid, self.gamma).top > WEIGHT_LIMIT:
+            raise ConfigError(
+                "an 8-bit mid_rise grid needs odd weights up to 255; the chip's end at 254 (even): use mid_tread."
+            )
 
     def __call__(self, weight: torch.Tensor, descale: bool = False) -> torch.Tensor:
         """Quantised weights with a straight-through gradient.
@@ -141,6 +151,4 @@ class ReScaW:
         q, step = integers(weight, quantiser)
         k = max(0, min(round(math.log2(WEIGHT_SCALE * step)), int(math.log2(WEIGHT_LIMIT / quantiser.top))))
         device = q * 2.0**k
-        if quantiser.grid == "mid_rise" and quantiser.top > WEIGHT_LIMIT:
-            raise ConfigError("an 8-bit mid_rise grid needs odd weights up to 255; the chip's end at 254 (even): use mid_tread.")
         return straight_through(device, weight * WEIGHT_SCALE) if descale else straight_through(device / WEIGHT_SCALE, weight)

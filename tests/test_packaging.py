@@ -72,12 +72,10 @@ def test_every_requirement_has_a_pin_that_fits(project: dict[str, Any], python: 
 
 def test_the_pins_are_what_runs_here() -> None:
     pinned = pins(f"{sys.version_info[0]}.{sys.version_info[1]}")
-    different = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"].lower().replace("_", "-")
-        if name in pinned and distribution.version.split("+")[0] != pinned[name]:
-            different[name] = (distribution.version, pinned[name])
+    found = {name: doctor.installed_version(name) for name in pinned}
+    different = {name: (here, pinned[name]) for name, here in found.items() if here and here.split("+")[0] != pinned[name]}
     assert not different, "run make setup"
+    assert sum(here is not None for here in found.values()) > 80
 
 
 def test_lava_dls_caps_on_python_310_contradict_nothing(project: dict[str, Any]) -> None:
@@ -129,22 +127,30 @@ def test_every_package_folder_with_code_is_packaged(project: dict[str, Any]) -> 
 # --- walls --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_base_packages_import_neither_torch_nor_lava() -> None:
+def test_a_base_install_imports_everything_but_the_compiled_kernels() -> None:
+    """With all extras made unfindable; only the module of numba kernels, which its caller imports where it can, may fail."""
     names = [f"{folder}.{p.stem}" for folder in ("netx_export", "mapping") for p in (ROOT / folder).glob("*.py")]
-    names = sorted(n for n in names if not n.endswith("__init__"))
+    names = [*sorted(n for n in names if not n.endswith("__init__")), "qpsnn_lava.doctor"]
     code = f"""
 import importlib, sys
+
+class NoExtras:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "safetensors", "lava", "sklearn", "scipy", "numba", "networkx"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, NoExtras())
 for name in {names}:
-    importlib.import_module(name)
-heavy = [n for n in ("torch", "lava", "sklearn", "numba", "scipy", "matplotlib") if n in sys.modules]
-assert not heavy, heavy
-import qpsnn_lava.doctor
-assert not [n for n in ("torch", "lava", "h5py") if n in sys.modules and n != "h5py"]
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        print(name, error)
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("", "netx_export.kernels numba\n")
 
 
 def test_the_import_contracts_catch_a_broken_wall(tmp_path: Path, project: dict[str, Any]) -> None:

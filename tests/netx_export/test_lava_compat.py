@@ -117,7 +117,7 @@ def test_missing_lava_is_said_with_the_command_that_mends_it(monkeypatch: pytest
     [
         ("lava.magma", "lava-nc is not installed; get it with"),
         ("lava.lib", "lava-dl is not installed; get it with"),
-        ("networkx", "Lava needs 'networkx', which is not installed; get it with"),
+        ("networkx", "Lava needs the package 'networkx', which is not installed; get it with"),
     ],
 )
 def test_a_missing_package_is_named(blocked: str, message: str) -> None:

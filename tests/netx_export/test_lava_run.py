@@ -57,6 +57,8 @@ CONV_NET = chain(
     input_bits=4,
 )
 
+DRIVEN_NET = Network((Population("image", (2, 6, 5), Lif(4096, 100, 60)), *CONV_NET.populations[1:]), CONV_NET.projections)
+
 
 def test_graded_conv_net_with_consecutive_samples_equals_simulation(tmp_path: Path) -> None:
     frames = integers(4, 0, 16, 5, 2, 6, 5, 6)  # T = 6 is no power of two
@@ -154,11 +156,10 @@ def test_grouped_dilated_conv_of_a_wide_input_equals_simulation(tmp_path: Path) 
 
 
 def test_an_input_population_driven_through_its_bias_equals_simulation(tmp_path: Path) -> None:
-    network = Network((Population("image", (2, 6, 5), Lif(4096, 100, 60)), *CONV_NET.populations[1:]), CONV_NET.projections)
     frames = np.repeat(integers(11, -10, 90, 4, 2, 6, 5, 1), 6, axis=-1)
     frames[2, ..., 3:] += 20  # and one that changes within its window
-    hdf5.write(network, tmp_path / "driven.net")
-    expected = simulate(network, frames)
+    hdf5.write(DRIVEN_NET, tmp_path / "driven.net")
+    expected = simulate(DRIVEN_NET, frames)
     fires(expected, "image", "conv", "hidden")
     got = run_lava(tmp_path / "driven.net", frames, voltage=True, timeout=LIMIT)
     assert got.voltage is not None and len(np.unique(got.voltage)) > 8
@@ -290,6 +291,11 @@ def test_bad_requests_are_refused_before_lava_starts(tmp_path: Path) -> None:
         run_lava(path, np.zeros((3, 4)), skip_layers=1)
     with pytest.raises(ConfigError, match=r"timeout is 0 s; it must be above 0"):
         run_lava(path, frames, timeout=0)
+    with pytest.raises(ConfigError, match="num_layers 2 and skip_layers 3 leave no layer; num_layers must be the larger"):
+        run_lava(path, frames, num_layers=2, skip_layers=3)
+    hdf5.write(DRIVEN_NET, tmp_path / "driven.net")
+    with pytest.raises(ConfigError, match=r"input biases 40000\.\.40000; Lava holds -32768\.\.32767, the chip 13 bits"):
+        run_lava(tmp_path / "driven.net", np.full_like(frames, 40000))
     with pytest.raises(ConfigError, match="backend 'gpu' is unknown; choose one of cpu, loihi2"):
         run_lava(path, frames, backend="gpu")
     with pytest.raises(MissingError, match="backend 'loihi2' needs Intel's Lava extension for Loihi"):

@@ -1,0 +1,464 @@
+"""The command line: parse, call one function, print.  Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from netx_export.errors import CapacityError, ConfigError, FormatError, MismatchError, QpsnnError
+
+if TYPE_CHECKING:
+    from qpsnn_lava.config import Experiment
+    from qpsnn_lava.pipeline import Event
+
+app = typer.Typer(
+    name="qpsnn",
+    help="Quantised, pruned spiking networks: trained in SLAYER, exact on Lava, mapped onto Loihi.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+NetFile = Annotated[Path, typer.Argument(metavar="FILE.net", help="A netx file.", show_default=False)]
+ExperimentName = Annotated[
+    str, typer.Argument(metavar="EXPERIMENT", help="digits, fashion-mnist, or a TOML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. prune.keep=0.4.")
+]
+DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data set's files.")]
+OutFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder.  [default: runs/NAME]")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+
+
+def main() -> None:
+    """Runs the command line and exits with the design's codes: 0 ok, 1 usage or internal, 2 does not fit, 3 mismatch."""
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _complain("interrupted; the same command goes on from the last finished stage.")
+        sys.exit(130)
+    except click.UsageError as error:
+        hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
+        _complain(f"{error.format_message()}{hint}")
+        sys.exit(1)
+    except QpsnnError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("QPSNN_DEBUG"):
+            raise
+        _complain(f"internal error ({type(error).__name__}: {error}). Set QPSNN_DEBUG=1 to see where, and please report it.")
+        sys.exit(1)
+
+
+# --- the flow ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    experiment: ExperimentName,
+    set_: Overrides = None,
+    data: DataFolder = None,
+    out: OutFolder = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train, prune, freeze, simulate, run on Lava, map and report: everything, into one run folder.
+
+    A run that was interrupted goes on where it was.
+    """
+    from qpsnn_lava import pipeline
+
+    plan, folder = _plan(experiment, set_, data, out)
+    with _telling(quiet=as_json) as say:
+        try:
+            made = pipeline.run(plan, folder, say=say, command=_command_line())
+        except MismatchError:
+            if as_json and (folder / "report.json").exists():
+                _print_json(_read_report(folder))
+            raise
+    if as_json:
+        _print_json(made)
+    else:
+        _print_summary(made)
+        _err().print(f"\nReport: {folder / 'report.md'}", highlight=False)
+
+
+@app.command()
+def train(
+    experiment: ExperimentName,
+    set_: Overrides = None,
+    data: DataFolder = None,
+    out: OutFolder = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train, prune and fine-tune only: leaves model.safetensors in the run folder."""
+    from qpsnn_lava import pipeline
+
+    plan, folder = _plan(experiment, set_, data, out)
+    with _telling(quiet=as_json) as say:
+        done = pipeline.fit(plan, pipeline.open_folder(plan, folder), say)
+    if as_json:
+        _print_json({"run": str(folder), "phases": {k: v for k, v in done.items() if k != "prune"}})
+    else:
+        _err().print(f"Model: {folder / 'model.safetensors'}", highlight=False)
+
+
+@app.command()
+def export(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
+    """Freeze a trained run to integers: writes its network.net and unpruned.net."""
+    from qpsnn_lava import pipeline
+
+    files, plan = _open_run(run_folder)
+    with _telling(quiet=as_json) as say:
+        pipeline.export(plan, files, say)
+    if as_json:
+        _print_json({"network": str(files.network), "unpruned": str(files.unpruned)})
+    else:
+        print(files.network)
+
+
+@app.command()
+def inspect(
+    file: NetFile, as_lava: Annotated[bool, typer.Option(help="Ignore what Lava ignores.")] = False, as_json: JsonFlag = False
+) -> None:
+    """Show what a netx file holds: shapes, integer ranges, stored bits, thresholds."""
+    from netx_export import hdf5
+    from netx_export.inspect import describe
+
+    found = describe(hdf5.read(file, as_lava=as_lava))
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, right in (
+        ("layer", 0),
+        ("type", 0),
+        ("shape", 0),
+        ("weights", 1),
+        ("range", 1),
+        ("bits", 1),
+        ("thresh.", 1),
+        ("bias", 1),
+    ):
+        table.add_column(title, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for layer in found["layers"]:
+        table.add_row(
+            escape(layer["name"]),
+            layer["type"],
+            "x".join(map(str, layer["shape"])),
+            f"{layer['weights']:,}" if layer["weights"] else "",
+            _range(layer["weight"]),
+            str(layer["stored_bits"] or ""),
+            "" if layer["threshold"] is None else str(layer["threshold"]),
+            _range(layer["bias"]),
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    graded = f", graded input of {found['input_bits']} bits" if found["input_bits"] else ""
+    window = f", window of {found['steps']} steps" if found["steps"] else ""
+    readout = f", read-out: {found['readout']}" if found["readout"] else ""
+    console.print(f"\n{found['neurons']:,} neurons, {found['synapses']:,} synapses{graded}{window}{readout}")
+
+
+@app.command()
+def simulate(
+    file: NetFile,
+    input_: Annotated[Path, typer.Option("--input", metavar="X.npy", help="Whole numbers (samples, *shape, time).")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="Y.npz", help="Where spikes and voltages go.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a netx file exactly, on integers; writes every population's spikes and the output's voltage."""
+    import numpy as np
+
+    from netx_export import engine, hdf5
+    from netx_export.atomic import replacing
+    from netx_export.simulate import decide, synaptic_operations
+
+    network = hdf5.read(file)
+    frames = _load_array(input_)
+    made = engine.simulate_fast(network, frames)
+    result: dict[str, Any] = {
+        "samples": int(frames.shape[0]),
+        "steps": int(frames.shape[-1]),
+        "spikes": {name: int(np.count_nonzero(s)) for name, s in made.spikes.items()},
+        "rates": {name: float(np.count_nonzero(s) / s.size) for name, s in made.spikes.items()},
+        "synaptic_ops": synaptic_operations(network, made),
+    }
+    if network.readout is not None:
+        result["classes"] = decide(network, made)[0].tolist()
+    if out is not None:
+        with replacing(out) as temporary, temporary.open("wb") as stream:
+            arrays = {f"spikes/{k}": v for k, v in made.spikes.items()} | {f"voltage/{k}": v for k, v in made.voltage.items()}
+            np.savez_compressed(stream, **arrays)
+        result["out"] = str(out)
+    if as_json:
+        _print_json(result)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("population", "spikes", "rate"):
+        table.add_column(title, justify="left" if title == "population" else "right")
+    for name, count in result["spikes"].items():
+        table.add_row(escape(name), f"{count:,}", f"{100 * result['rates'][name]:.2f} %")
+    Console(highlight=False).print(table)
+
+
+@app.command()
+def verify(
+    file: NetFile,
+    input_: Annotated[
+        Path | None, typer.Option("--input", metavar="X.npy", help="Whole numbers; random where it is left out.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of random input.")] = 8,
+    density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Spikes per neuron and step of random input.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
+    backend: Annotated[str, typer.Option(help="cpu or loihi2.")] = "cpu",
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds.")] = 600.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a netx file on Lava and hold it against the exact simulation, spike for spike (exit code 3 where they differ)."""
+    from netx_export import hdf5
+    from netx_export.verify import random_input, verify_lava
+
+    network = hdf5.read(file)
+    frames = random_input(network, samples, density, seed) if input_ is None else _load_array(input_)
+    result = verify_lava(file, network, frames, backend=backend, timeout=timeout)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        print(result)
+    if result.mismatches:
+        raise MismatchError(result.where)
+
+
+@app.command(name="map")
+def map_(
+    file: NetFile,
+    chip: Annotated[str, typer.Option(help="Name or TOML file of the chip.")] = "loihi2",
+    limit: Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Replace one limit.")] = None,
+    chips: Annotated[int, typer.Option(min=1, help="Chips on the board.")] = 1,
+    check: Annotated[bool, typer.Option("--check", help="Recount everything independently.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="MAPPING.json", help="Where the mapping goes.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Map a netx file onto a chip's cores (exit code 2 where it does not fit)."""
+    import time
+
+    import mapping
+    from netx_export import hdf5
+
+    network = hdf5.read(file)
+    start = time.perf_counter()
+    placed = mapping.map_network(network, mapping.load_chip(chip, limits=_limits(limit)))
+    used = mapping.utilisation(network, placed, chips=chips).to_dict()
+    used["seconds"] = time.perf_counter() - start
+    if check:
+        mapping.require(network, placed)
+    if out is not None:
+        from netx_export.atomic import write_text
+
+        write_text(out, json.dumps({"utilisation": used, "mapping": placed.to_dict()}, indent=1) + "\n")
+    if as_json:
+        _print_json(used)
+    else:
+        _print_mapping(used)
+    if not used["fits"]:
+        raise CapacityError(used["verdict"])
+
+
+@app.command()
+def report(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
+    """Write a finished run's report.json, report.md and plots again, and show the summary."""
+    from qpsnn_lava import pipeline
+
+    files, plan = _open_run(run_folder)
+    with _telling(quiet=as_json) as say:
+        made = pipeline.write_report(plan, files, say)
+    if as_json:
+        _print_json(made)
+    else:
+        _print_summary(made)
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False) -> None:
+    """Say which versions are installed, what is missing, and the one command that mends it."""
+    from dataclasses import asdict
+
+    from qpsnn_lava.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("component", "found", "needed", "for", "state"):
+            table.add_column(title, no_wrap=True)
+        for row in found.rows:
+            style = "" if row.state == "ok" else "bold yellow"
+            table.add_row(row.component, row.found or "-", row.needed, row.purpose, row.state, style=style)
+        console = Console(highlight=False)
+        console.print(table)
+        console.print(
+            "\nEverything is there." if found.command is None else f"\nTo mend it:  {escape(found.command)}", soft_wrap=True
+        )
+    if found.command is not None:
+        raise typer.Exit(1)
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _plan(experiment: str, overrides: list[str] | None, data: Path | None, out: Path | None) -> tuple[Experiment, Path]:
+    from qpsnn_lava.config import load_experiment
+
+    extra = [f"data.folder={json.dumps(str(data))}"] if data is not None else []
+    plan = load_experiment(experiment, [*(overrides or []), *extra])
+    return plan, out or Path("runs") / plan.name
+
+
+def _open_run(folder: Path) -> tuple[Any, Experiment]:
+    from qpsnn_lava.config import load_experiment
+    from qpsnn_lava.pipeline import RunFolder
+
+    files = RunFolder(folder)
+    if not files.config.exists():
+        raise ConfigError(
+            f"{folder} is no run folder: it has no config.toml. Make one with: qpsnn run EXPERIMENT --out {folder}"
+        )
+    return files, load_experiment(files.config)
+
+
+def _read_report(folder: Path) -> Any:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def _load_array(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False, mmap_mode="r")
+    except FileNotFoundError:
+        raise FormatError(f"{path}: there is no such file.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise FormatError(f"{path} is not an .npy file of numbers ({error}).") from None
+
+
+def _limits(limits: list[str] | None) -> dict[str, int]:
+    found = {}
+    for entry in limits or []:
+        name, equals, value = entry.partition("=")
+        if not equals or not value.strip().isdigit():
+            raise ConfigError(f"--limit {entry!r} is not of the form NAME=WHOLE NUMBER, such as synapse_words=12000.")
+        found[name.strip()] = int(value)
+    return found
+
+
+def _command_line() -> str:
+    words = ["qpsnn", *sys.argv[1:]]
+    return " ".join(
+        word
+        if word.replace("=", "").replace(".", "").replace("-", "").replace("/", "").replace("_", "").isalnum()
+        else repr(word)
+        for word in words
+    )
+
+
+def _err() -> Console:
+    return Console(stderr=True)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def _print_summary(made: dict[str, Any]) -> None:
+    from qpsnn_lava.report import summary
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for label, value in summary(made):
+        table.add_row(escape(label), escape(value))
+    Console(highlight=False).print(table)
+
+
+def _print_mapping(used: dict[str, Any]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("layer", "tile", "cores", "at least", "neurons", "axons in", "words", "binds"):
+        table.add_column(title, justify="left" if title in ("layer", "binds") else "right", no_wrap=True)
+    for row in used["layers"]:
+        if not row["cores"]:
+            continue
+        tile = ",".join(map(str, row["tile"])) if row["tile"] else str(row["neurons_per_core"])
+        binding = f"{row['binding']} {row['binding_percent']:.0f} %" if row["binding"] else ""
+        numbers = (row["cores"], row["lower_bound"], row["neurons_tile"], row["axon_in"], row["synapse_words"])
+        table.add_row(escape(row["name"]), tile, *(f"{n:,}" for n in numbers), binding)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\n{escape(used['verdict'])}")
+    console.print(f"[dim]{escape(used['evidence'][0])}[/]")
+
+
+def _range(pair: list[int] | tuple[int, int] | None) -> str:
+    return "" if pair is None else f"{pair[0]}..{pair[1]}"
+
+
+@contextmanager
+def _telling(quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """A listener that draws a progress bar on a terminal and prints plain lines elsewhere, all on stderr."""
+    console = _err()
+    if quiet:
+        yield lambda event: None
+        return
+    if not console.is_terminal:
+
+        def plain(event: Event) -> None:
+            if event.final:
+                print(f"{event.stage:>9}  {event.text}", file=sys.stderr, flush=True)
+
+        yield plain
+        return
+    columns = (
+        TextColumn("[bold]{task.fields[stage]:>9}[/]"),
+        BarColumn(bar_width=18),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def draw(event: Event) -> None:
+            if event.stage not in tasks:
+                for old in tasks.values():
+                    bar.update(old, visible=False)
+                tasks[event.stage] = bar.add_task("", stage=event.stage, total=event.total or None)
+            bar.update(tasks[event.stage], completed=event.done, total=event.total or None, description=escape(event.text))
+            if event.final:
+                bar.console.print(f"[bold]{event.stage:>9}[/]  {escape(event.text)}", highlight=False)
+
+        yield draw

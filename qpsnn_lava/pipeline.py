@@ -1,0 +1,639 @@
+"""The whole flow, stage by stage, into one run folder.
+
+    config.toml -> float -> quantised -> scored, cut, fine-tuned -> network.net -> simulated, run on Lava, mapped -> report
+
+Every stage writes its artefact whole and the next one reads it, so an interrupted run goes on where it was, and a finished one is
+only read.  Nothing is printed here: what happens is told to a ``say`` callback and to ``log.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mapping
+from netx_export import engine, hdf5
+from netx_export.atomic import write_text
+from netx_export.errors import ConfigError, MismatchError, MissingError
+from netx_export.integers import stored_bits
+from netx_export.lava_run import run_lava
+from netx_export.network import Conv, Integrator, Network, Rate
+from netx_export.simulate import Run, decide_scores, fan_out
+from qpsnn_lava import checkpoint, dynamics, plots, prune, report
+from qpsnn_lava.coding import Coding, encode
+from qpsnn_lava.config import Experiment, load_experiment, to_toml
+from qpsnn_lava.data import Dataset, Split, load
+from qpsnn_lava.freeze import freeze
+from qpsnn_lava.model import SpikingNetwork, build, parameters_of, set_quantised
+from qpsnn_lava.statistics import Accuracy
+from qpsnn_lava.train import Progress, Schedule, Trained, calibrate, evaluate, to_input, train
+
+SCHEMA = 1
+CHUNK = 256  # samples that are compared or simulated at a time
+CALIBRATION = 2048  # training images for the norms' statistics after the cut
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run.
+
+    Args:
+        stage: float, quantised, prune, fine-tune, freeze, simulate, lava, map or report.
+        text: one line for people.
+        done, total: how far the stage is, 0 of 0 where that cannot be said.
+        final: whether the line should stay on the terminal.
+    """
+
+    stage: str
+    text: str
+    done: int = 0
+    total: int = 0
+    final: bool = False
+
+
+Say = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def network(self) -> Path:
+        return self.path / "network.net"
+
+    @property
+    def unpruned(self) -> Path:
+        return self.path / "unpruned.net"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def training(self) -> Path:
+        return self.path / "training.json"
+
+    @property
+    def checks(self) -> Path:
+        return self.path / "checks.json"
+
+    @property
+    def mapping(self) -> Path:
+        return self.path / "mapping.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def phase(self, name: str) -> Path:
+        """Checkpoint of a training phase."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
+
+
+def run(experiment: Experiment, folder: Path, *, say: Say, command: str = "") -> dict[str, Any]:
+    """Runs all stages, or what is left of them, and returns the report.
+
+    Args:
+        experiment: what to do.
+        folder: the run folder; made, or gone on with where it holds the same experiment.
+        say: told what happens.
+        command: the command line that made it, for the report.
+
+    Raises:
+        ConfigError: when the folder holds another experiment.
+        MismatchError: when SLAYER, simulation and Lava do not agree (the report is written all the same).
+    """
+    files = open_folder(experiment, folder)
+    fit(experiment, files, say)
+    export(experiment, files, say)
+    check(experiment, files, say)
+    place(experiment, files, say)
+    made = write_report(experiment, files, say, command)
+    wrong = made["agreement"]["spike_mismatches"] + made["agreement"]["voltage_mismatches"]
+    if wrong:
+        raise MismatchError(
+            f"{wrong} values differ between SLAYER, simulation and Lava; the report in {files.path} says where."
+        )
+    return made
+
+
+def open_folder(experiment: Experiment, folder: Path) -> RunFolder:
+    """The run folder with the experiment's config.toml in it; refuses one that holds another experiment."""
+    files = RunFolder(folder)
+    text = to_toml(experiment)
+    if files.config.exists():
+        if load_experiment(files.config) != experiment:
+            raise ConfigError(
+                f"{folder} holds another experiment (its config.toml differs); choose another --out, or remove the folder."
+            )
+        return files
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and is no run folder; choose another --out.")
+    write_text(files.config, text)
+    return files
+
+
+def coding_of(experiment: Experiment) -> Coding:
+    """How the experiment's images become spikes."""
+    return Coding(experiment.data.coding, experiment.data.steps, experiment.data.input_bits)
+
+
+def data_of(experiment: Experiment) -> Dataset:
+    """The experiment's data set."""
+    folder = Path(experiment.data.folder) if experiment.data.folder else None
+    return load(experiment.data.name, folder=folder, seed=experiment.seed)
+
+
+# --- training ----------------------------------------------------------------------------------------------------------
+
+
+def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
+    """The training phases: float, quantised, scored and cut, fine-tuned.  Returns (and keeps) training.json."""
+    done = checkpoint.load_json(files.training) if files.training.exists() else {}
+    if "fine-tune" in done:
+        say(Event("fine-tune", "trained before; going on from there", final=True))
+        return done  # type: ignore[no-any-return]
+    set_threads(experiment)
+    dataset, coding = data_of(experiment), coding_of(experiment)
+    settings = experiment.train
+    torch.manual_seed(experiment.seed)
+    model = build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
+
+    def schedule(epochs: int, rate: float, frozen: int, stream: int) -> Schedule:
+        seed = experiment.seed + stream
+        return Schedule(
+            epochs, frozen, settings.batch, settings.optimiser, rate, settings.weight_decay, settings.augment, seed
+        )
+
+    def phase(name: str, one: SpikingNetwork, plan: Schedule) -> None:
+        """Trains, or takes up what was trained."""
+        if name in done:
+            checkpoint.load_model(one, files.phase(name))
+            return
+        best = train(one, dataset, coding, plan, progress=_teller(name, files, say))
+        checkpoint.save_model(one, files.phase(name))
+        done[name] = _trained(best)
+        checkpoint.save_json(files.training, done)
+
+    phase("float", model, schedule(settings.epochs, settings.learning_rate, 0, 0))
+    set_quantised(model, True)
+    phase("quantised", model, schedule(settings.quantised_epochs, settings.learning_rate, settings.frozen_epochs, 1))
+
+    if "prune" not in done:
+        start = time.perf_counter()
+        say(Event("prune", f"scoring channels on {experiment.prune.samples} training images"))
+        scores = prune.score(
+            model, dataset, coding, samples=experiment.prune.samples, eps=experiment.prune.eps, seed=experiment.seed
+        )
+        kept = prune.choose(scores, experiment.prune.keep, experiment.prune.scope, experiment.prune.tie_break)
+        done["prune"] = {
+            "seconds": time.perf_counter() - start,
+            "kept": {str(i): k.tolist() for i, k in kept.items()},
+            "scores": {str(i): {"rank": s.rank.tolist(), "nuclear": s.nuclear.tolist()} for i, s in scores.items()},
+        }
+        checkpoint.save_json(files.training, done)
+        say(Event("prune", _cut_line(scores, kept), final=True))
+    small = pruned_model(model, done, dataset)
+    if "fine-tune" not in done:
+        calibrate(small, dataset, coding, samples=CALIBRATION, batch=settings.batch, seed=experiment.seed)
+    phase("fine-tune", small, schedule(settings.finetune_epochs, settings.finetune_learning_rate, settings.frozen_epochs, 2))
+    checkpoint.save_model(small, files.model)
+    return done
+
+
+def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork]:
+    """The trained models of a run: float, quantised, pruned (cut, before fine-tuning) and final."""
+    done = checkpoint.load_json(files.training)
+    dataset, coding = data_of(experiment), coding_of(experiment)
+
+    def fresh() -> SpikingNetwork:
+        return build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
+
+    plain, quantised = fresh(), fresh()
+    checkpoint.load_model(plain, files.phase("float"))
+    checkpoint.load_model(quantised, files.phase("quantised"))
+    set_quantised(quantised, True)
+    small = pruned_model(quantised, done, dataset)
+    final = pruned_model(quantised, done, dataset)
+    checkpoint.load_model(final, files.model)
+    return {"float": plain, "quantised": quantised, "pruned": small, "final": final}
+
+
+def pruned_model(model: SpikingNetwork, done: dict[str, Any], dataset: Dataset) -> SpikingNetwork:
+    """The model with the channels cut that training.json says."""
+    kept = {int(i): np.asarray(k, np.int64) for i, k in done["prune"]["kept"].items()}
+    small = prune.cut(model, kept, dataset.train.images.shape[1:])
+    assert isinstance(small, SpikingNetwork)
+    return small
+
+
+def set_threads(experiment: Experiment) -> None:
+    """Threads of torch and numba: as asked, else all cores."""
+    threads = experiment.train.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    dynamics.set_threads(threads)
+
+
+# --- export, simulation, Lava ------------------------------------------------------------------------------------------
+
+
+def export(experiment: Experiment, files: RunFolder, say: Say) -> None:
+    """Freezes the final and the unpruned quantised model into network.net and unpruned.net."""
+    if files.network.exists() and files.unpruned.exists():
+        return
+    made = models(experiment, files)
+    coding = coding_of(experiment)
+    bits = coding.input_bits if coding.kind == "direct" else 0
+    shape = data_of(experiment).train.images.shape[1:]
+    for name, path in (("quantised", files.unpruned), ("final", files.network)):
+        network = freeze(made[name], shape, coding.steps, input_bits=bits)
+        hdf5.write(network, path)
+    weights = sum(p.synapse.weight.size for p in network.projections)
+    say(Event("freeze", f"{weights} integer weights in {len(network.projections)} layers -> {files.network}", final=True))
+
+
+def check(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
+    """Reads the test set: accuracies of all stages, and the equality of SLAYER, simulation and Lava.  Keeps checks.json."""
+    if files.checks.exists():
+        return checkpoint.load_json(files.checks)  # type: ignore[no-any-return]
+    set_threads(experiment)
+    dataset, coding = data_of(experiment), coding_of(experiment)
+    made = models(experiment, files)
+    network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
+    test = dataset.test
+    result: dict[str, Any] = {"accuracy": {}, "seconds": {}}
+    start = time.perf_counter()
+    for name in ("float", "quantised", "pruned"):
+        say(Event("simulate", f"test accuracy of the {name} model"))
+        result["accuracy"][name] = evaluate(made[name], test, dataset, coding, seed=experiment.seed).to_dict()
+    result["seconds"]["evaluate"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    summary = engine.summarise(
+        network, encoded(test, dataset, coding, experiment.seed), progress=_counter("simulate", test, say)
+    )
+    classes, tied = decide_scores(engine.scores(network, summary))
+    result["accuracy"]["integer"] = _accuracy(classes, test)
+    result["ties"] = int((tied > 1).sum())
+    result["firing"] = {
+        p.name: summary.spikes[p.name] / (p.size * coding.steps * summary.samples) for p in network.populations[1:]
+    }
+    result["synaptic_ops"] = sum(summary.operations.values()) / summary.samples
+    before = engine.summarise(
+        unpruned, encoded(test, dataset, coding, experiment.seed), progress=_counter("simulate", test, say)
+    )
+    result["unpruned_synaptic_ops"] = sum(before.operations.values()) / before.samples
+    result["seconds"]["simulate"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    result["agreement"] = compare_slayer(made["final"], network, dataset, coding, experiment.seed, say)
+    result["seconds"]["compare"] = time.perf_counter() - start
+    say(
+        Event(
+            "simulate",
+            f"integer {_percent(result['accuracy']['integer'])}; SLAYER and simulation: "
+            f"{result['agreement']['spike_mismatches']} of {result['agreement']['spikes_compared']} spikes differ",
+            final=True,
+        )
+    )
+
+    start = time.perf_counter()
+    result.update(_on_lava(experiment, files, network, dataset, coding, result, say))
+    result["seconds"]["lava"] = time.perf_counter() - start
+    checkpoint.save_json(files.checks, result)
+    return result
+
+
+def _on_lava(
+    experiment: Experiment,
+    files: RunFolder,
+    network: Network,
+    dataset: Dataset,
+    coding: Coding,
+    result: dict[str, Any],
+    say: Say,
+) -> dict[str, Any]:
+    """The first test samples on Lava, and how they differ from the simulation."""
+    part = first(dataset.test, experiment.lava.samples)
+    spikes = encode(part.images, coding, max_value=dataset.max_value, seed=experiment.seed, indices=part.indices)
+    agreement = dict(result["agreement"])
+    name = network.output.name
+    voltage = isinstance(network.output.neuron, Integrator)
+    try:
+        lava = run_lava(
+            files.network,
+            spikes,
+            voltage=voltage,
+            timeout=experiment.lava.timeout,
+            progress=lambda done, total: say(Event("lava", "Lava, fixed point", done, total)),
+        )
+    except MissingError as error:
+        say(Event("lava", f"not run: {error}", final=True))
+        return {"agreement": agreement}
+    exact = engine.simulate_fast(network, spikes, record=[name], states=[name])
+    agreement["lava_samples"] = len(part.labels)
+    agreement["spikes_compared"] += int(lava.spikes.size)
+    agreement["spike_mismatches"] += int((lava.spikes != exact.spikes[name]).sum())
+    last = exact.voltage[name][..., -1]
+    if lava.voltage is not None:
+        agreement["voltages_compared"] += int(last.size)
+        agreement["voltage_mismatches"] += int((lava.voltage != last).sum())
+        scores = lava.voltage.reshape(len(part.labels), -1).astype(np.int64)
+    else:
+        assert isinstance(network.readout, Rate)
+        scores = lava.spikes.sum(-1).reshape(len(part.labels), network.readout.classes, -1).sum(-1)
+    classes, _ = decide_scores(scores)
+    accuracy = dict(result["accuracy"], lava=_accuracy(classes, part))
+    say(
+        Event(
+            "lava",
+            f"{len(part.labels)} samples on Lava: {agreement['spike_mismatches']} spikes and "
+            f"{agreement['voltage_mismatches']} voltages differ",
+            final=True,
+        )
+    )
+    return {"agreement": agreement, "accuracy": accuracy}
+
+
+def compare_slayer(
+    model: SpikingNetwork, network: Network, dataset: Dataset, coding: Coding, seed: int, say: Say
+) -> dict[str, int]:
+    """SLAYER's forward pass against the simulation, spike by spike in all layers, over the whole test set."""
+    names = [p.name for p in network.populations[1:]]
+    listed = [b for b in model.blocks if hasattr(b, "synapse")]
+    seen: dict[str, torch.Tensor] = {}
+    handles = [
+        block.register_forward_hook(lambda _m, _a, out, name=name: seen.__setitem__(name, out))
+        for name, block in zip(names, listed, strict=True)
+    ]
+    counts = dict.fromkeys(
+        (
+            "samples",
+            "simulated_samples",
+            "lava_samples",
+            "spikes_compared",
+            "spike_mismatches",
+            "voltages_compared",
+            "voltage_mismatches",
+        ),
+        0,
+    )
+    model.eval()
+    try:
+        for low in range(0, len(dataset.test.labels), CHUNK):
+            part = slice(low, low + CHUNK)
+            images, indices = dataset.test.images[part], dataset.test.indices[part]
+            with torch.no_grad():
+                model(to_input(images, coding, dataset.max_value, seed, indices))
+            spikes = encode(images, coding, max_value=dataset.max_value, seed=seed, indices=indices)
+            exact = engine.simulate_fast(network, spikes, record=names, states=[names[-1]])
+            _compare(network, seen, exact, counts)
+            counts["samples"] += len(images)
+            say(Event("simulate", "SLAYER against simulation", counts["samples"], len(dataset.test.labels)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    counts["simulated_samples"] = counts["samples"]
+    return counts
+
+
+def _compare(network: Network, seen: dict[str, torch.Tensor], exact: Run, counts: dict[str, int]) -> None:
+    for population in network.populations[1:]:
+        ours = seen[population.name].numpy()
+        if isinstance(population.neuron, Integrator):
+            theirs = exact.voltage[population.name]
+            counts["voltages_compared"] += int(theirs.size)
+            counts["voltage_mismatches"] += int((ours * 4096.0 != theirs.reshape(ours.shape)).sum())
+            ours = np.zeros_like(ours)  # SLAYER's read-out has no spikes
+        spikes = exact.spikes[population.name].reshape(ours.shape)
+        counts["spikes_compared"] += int(spikes.size)
+        counts["spike_mismatches"] += int((ours != spikes).sum())
+
+
+def encoded(part: Split, dataset: Dataset, coding: Coding, seed: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """The network's input for a split, chunk by chunk."""
+    for low in range(0, len(part.labels), CHUNK):
+        piece = slice(low, low + CHUNK)
+        yield encode(part.images[piece], coding, max_value=dataset.max_value, seed=seed, indices=part.indices[piece])
+
+
+def first(part: Split, count: int) -> Split:
+    """The first ``count`` samples of a split."""
+    return Split(part.images[:count], part.labels[:count], part.indices[:count])
+
+
+# --- mapping and report ------------------------------------------------------------------------------------------------
+
+
+def place(experiment: Experiment, files: RunFolder, say: Say) -> None:
+    """Maps both networks onto the chip; keeps mapping.json."""
+    if files.mapping.exists():
+        return
+    start = time.perf_counter()
+    chip = mapping.load_chip(experiment.map.chip)
+    tables = {}
+    for name, path in (("network", files.network), ("unpruned", files.unpruned)):
+        network = hdf5.read(path)
+        placed = mapping.map_network(network, chip)
+        mapping.require(network, placed)
+        tables[name] = {"utilisation": mapping.utilisation(network, placed).to_dict(), "mapping": placed.to_dict()}
+    checkpoint.save_json(files.mapping, {**tables, "seconds": time.perf_counter() - start})
+    used, before = tables["network"]["utilisation"], tables["unpruned"]["utilisation"]
+    say(
+        Event(
+            "map",
+            f"{chip.name}: {used['cores']} cores (unpruned {before['cores']}), lower bound {used['lower_bound']}",
+            final=True,
+        )
+    )
+
+
+def write_report(experiment: Experiment, files: RunFolder, say: Say, command: str = "") -> dict[str, Any]:
+    """report.json, report.md and the plots, from what the stages before left."""
+    training = checkpoint.load_json(files.training)
+    checks = checkpoint.load_json(files.checks)
+    tables = checkpoint.load_json(files.mapping)
+    network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
+    dataset, coding = data_of(experiment), coding_of(experiment)
+    torch.manual_seed(experiment.seed)
+    plain = build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
+    made = {
+        "schema": SCHEMA,
+        "name": experiment.name,
+        "command": _command_before(files, command),
+        "versions": versions(),
+        "seed": experiment.seed,
+        "dataset": {
+            "name": dataset.name,
+            "n_train": len(dataset.train.labels),
+            "n_validation": len(dataset.validation.labels),
+            "n_test": len(dataset.test.labels),
+            "licence": dataset.licence,
+            "source": dataset.source,
+            "coding": coding.kind,
+            "steps": coding.steps,
+            "input_bits": coding.input_bits if coding.kind == "direct" else 0,
+        },
+        "accuracy": checks["accuracy"],
+        "ties": checks["ties"],
+        "agreement": checks["agreement"],
+        "size_mb": {"float": parameters_of(plain) * 4 / 1e6, "deployed": deployed_mb(network)},
+        "synaptic_ops": checks["synaptic_ops"],
+        "layers": _layer_rows(network, unpruned, plain, checks, tables["network"]["utilisation"]),
+        "mapping": {
+            key: tables["network"]["utilisation"][key]
+            for key in ("chip", "profile", "cores", "chips", "fits", "verdict", "lower_bound", "evidence")
+        },
+        "unpruned": {
+            "cores": tables["unpruned"]["utilisation"]["cores"],
+            "synapse_words": tables["unpruned"]["utilisation"]["synapse_words"],
+            "size_mb": deployed_mb(unpruned),
+            "synaptic_ops": checks["unpruned_synaptic_ops"],
+            "layers": [
+                {"name": row["name"], "cores": row["cores"], "synapse_words": row["synapse_words_total"]}
+                for row in tables["unpruned"]["utilisation"]["layers"]
+            ],
+        },
+        "seconds": {
+            **{name: training[name]["seconds"] for name in ("float", "quantised", "prune", "fine-tune")},
+            **checks["seconds"],
+            "map": tables["seconds"],
+        },
+    }
+    checkpoint.save_json(files.report, made)
+    drawn = plots.save_all(made, network, _score_table(training, plain), files.path)
+    write_text(files.path / "report.md", report.markdown(made, [path.name for path in drawn]))
+    say(Event("report", str(files.path / "report.md"), final=True))
+    return made
+
+
+def _command_before(files: RunFolder, command: str) -> str:
+    """The command that made the run: of the first report, so that looking at it again does not change it."""
+    if files.report.exists():
+        known = checkpoint.load_json(files.report).get("command")
+        if isinstance(known, str) and known:
+            return known
+    return command
+
+
+def _layer_rows(
+    network: Network, unpruned: Network, plain: SpikingNetwork, checks: dict[str, Any], used: dict[str, Any]
+) -> list[dict[str, Any]]:
+    asked = {
+        name: block.quantiser.bits
+        for name, block in zip(plain.names, (b for b in plain.blocks if hasattr(b, "synapse")), strict=True)
+        if hasattr(block, "quantiser")
+    }
+    mapped = {row["name"]: row for row in used["layers"]}
+    rows = []
+    for population in network.populations[1:]:
+        synapse = network.into(population.name)[0].synapse
+        row = mapped[population.name]
+        assert population.neuron is not None
+        rows.append(
+            {
+                "name": population.name,
+                "type": "conv" if isinstance(synapse, Conv) else "dense",
+                "shape": list(population.shape),
+                "channels_before": unpruned[population.name].shape[0],
+                "channels_after": population.shape[0],
+                "bits": asked.get(population.name),
+                "stored_bits": stored_bits(synapse.weight),
+                "threshold": population.neuron.threshold,
+                "firing_rate": checks["firing"][population.name],
+                "cores": row["cores"],
+                "synapse_words": row["synapse_words_total"],
+                "utilisation": row["binding_percent"],
+            }
+        )
+    return rows
+
+
+def deployed_mb(network: Network) -> float:
+    """Megabytes (1e6 bytes) that the deployed parameters need: every stored weight in its stored bits, 13 bits a bias mantissa.
+
+    Convolutions count their kernels once.  Thresholds and decays (one set a layer) are not counted.
+    """
+    bits = sum(p.synapse.weight.size * stored_bits(p.synapse.weight) for p in network.projections)
+    bits += sum(13 * population.bias.size for population in network.populations if population.bias is not None)
+    return bits / 8e6
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a figure depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("qpsnn-lava", "numpy", "torch", "numba", "lava-nc", "lava-dl", "h5py"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def connections(network: Network) -> int:
+    """Non-zero logical synapses of a network."""
+    return int(sum(fan_out(p.synapse, network[p.source].shape).sum() for p in network.projections))
+
+
+def _score_table(training: dict[str, Any], plain: SpikingNetwork) -> dict[str, dict[str, Any]]:
+    """Scores and kept channels by the population's name."""
+    weighted = [i for i, block in enumerate(plain.blocks) if hasattr(block, "synapse")]
+    names = dict(zip(weighted, plain.names, strict=True))
+    pruned = training["prune"]
+    return {names[int(i)]: {**scores, "kept": pruned["kept"][i]} for i, scores in pruned["scores"].items()}
+
+
+def _trained(best: Trained) -> dict[str, Any]:
+    return {"validation": best.validation.to_dict(), "epoch": best.epoch, "epochs": best.epochs, "seconds": best.seconds}
+
+
+def _teller(stage: str, files: RunFolder, say: Say) -> Callable[[Progress], None]:
+    def tell(p: Progress) -> None:
+        total = p.epochs * p.batches
+        if p.validation is None:
+            say(Event(stage, f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}", (p.epoch - 1) * p.batches + p.batch, total))
+            return
+        line = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.3f}  validation {100 * p.validation.value:.2f} %"
+        say(Event(stage, line, p.epoch * p.batches, total, final=True))
+        entry = {"stage": stage, "epoch": p.epoch, "loss": p.loss, "validation": p.validation.to_dict(), "seconds": p.seconds}
+        with files.log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    return tell
+
+
+def _counter(stage: str, part: Split, say: Say) -> Callable[[int], None]:
+    return lambda done: say(Event(stage, "test set, exact simulation", done, len(part.labels)))
+
+
+def _accuracy(classes: np.ndarray[Any, np.dtype[np.int64]], part: Split) -> dict[str, Any]:
+    return Accuracy.of(int((classes == part.labels).sum()), len(part.labels)).to_dict()
+
+
+def _percent(accuracy: dict[str, Any]) -> str:
+    return f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']})"
+
+
+def _cut_line(scores: dict[int, prune.Scores], kept: dict[int, np.ndarray[Any, np.dtype[np.int64]]]) -> str:
+    return "channels kept: " + ", ".join(f"{len(kept[i])} of {len(s.rank)}" for i, s in scores.items())

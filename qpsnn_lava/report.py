@@ -1,0 +1,601 @@
+"""The report of a run as text: ``report.md``, a few rows for the terminal, and the check of a report.json from elsewhere.
+
+A report is plain JSON data (``report.json``, see :func:`check` for its keys); the functions here only read it.
+Names in it can come from files that we did not write, so every text is made harmless for Markdown, HTML and terminals.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from mapping.chip import STATEMENT
+from netx_export.errors import FormatError
+from netx_export.network import MAX_THRESHOLD
+
+SCHEMA = 1
+MAX_LAYERS = 4096
+MAX_COUNT = 1 << 53  # what JSON readers keep exactly
+ALIVE = (0.02, 0.80)  # firing rates at which spike-for-spike equality proves something (contract point 6)
+NONE = "–"  # noqa: RUF001 (an en dash, for "there is none")
+TIMES = "×"  # noqa: RUF001
+
+STAGES = {
+    "float": "float, unpruned",
+    "quantised": "quantised, unpruned",
+    "pruned": "quantised and cut, before fine-tuning",
+    "integer": "final integers, exact simulator",
+    "lava": "final integers, Lava fixed-point run",
+}
+PLOTS = {
+    "weights": "Integer weights of each layer on their grid",
+    "firing": "Firing rate of each layer",
+    "cores": "Cores and synapse words of each layer, before and after pruning",
+    "scores": "SVS scores of the channels of each layer, and the cut",
+}
+
+Report: TypeAlias = Mapping[str, Any]
+
+
+# --- report.md -----------------------------------------------------------------------------------------------------------
+
+
+def markdown(report: Report, plots: Sequence[str] = ()) -> str:
+    """``report.md``: the verdict, then accuracy, layers, mapping with its evidence, times and provenance.
+
+    Args:
+        report: as :func:`check` accepts it.
+        plots: paths of pictures, relative to the text, that are shown behind the layers.
+
+    Returns:
+        GitHub-flavoured Markdown; all names and texts of the report are escaped.
+    """
+    pictures = [f"![{PLOTS.get(_stem(path), escape(_stem(path)))}](<{_link(path)}>)" for path in plots]
+    parts = [
+        f"# {escape(report['name'])}: from SLAYER to {escape(report['mapping']['chip'])}",
+        _verdict(report),
+        "## Accuracy",
+        _accuracy_table(report),
+        "## Layers",
+        _layer_table(report),
+        *pictures,
+        "## Mapping",
+        _mapping_section(report),
+        "## What is exact, what is modelled",
+        _exact_or_modelled(report),
+        "## Seconds per stage",
+        _seconds_table(report),
+        "## Provenance",
+        _provenance(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(report: Report) -> str:
+    mapping, unpruned = report["mapping"], report.get("unpruned")
+    fits = "**fits**" if mapping["fits"] else "**DOES NOT FIT**"
+    cores = _change(_of(unpruned, "cores"), mapping["cores"])
+    lines = [
+        f"- **Accuracy:** {_accuracy_line(report, '→')}",
+        f"- **Exactness:** {_exactness_line(report)}",
+        f"- **Size:** {_size_line(report, '→', steps=True)}",
+        f"- **Synaptic operations per inference:** {_change(_of(unpruned, 'synaptic_ops'), report['synaptic_ops'])}",
+        f"- **Cores:** {cores} on {escape(mapping['chip'])} ({_plural(mapping['chips'], 'chip')}), {fits}; {STATEMENT}",
+    ]
+    if unpruned:
+        lines.append("\n*a → b: the same network before and after pruning (for accuracy and size: from float to integers).*")
+    return "\n".join(lines)
+
+
+def _accuracy_line(report: Report, arrow: str) -> str:
+    accuracy = report["accuracy"]
+    before = accuracy.get("float")
+    stage = next((s for s in ("integer", "lava", "pruned", "quantised") if s in accuracy), None)
+    if stage is None:
+        return f"float {_percent(before)}; nothing later was measured" if before else "not measured"
+    after = accuracy[stage]
+    label = {"integer": "as integers", "lava": "in Lava", "pruned": "pruned", "quantised": "quantised"}[stage]
+    start = f"float {_percent(before)} {arrow} " if before else ""
+    points = ""
+    if before and before["n"] == after["n"]:
+        points = f"{_signed(100 * (after['value'] - before['value']))} points, "
+    low, high = (100 * end for end in after["interval"])
+    return f"{start}{_percent(after)} {label} ({points}n = {after['n']:,}, 95 % interval {low:.1f}..{high:.1f})"
+
+
+def _exactness_line(report: Report) -> str:
+    """Loud when something differs, and never "exact" when nothing was compared."""
+    agreement = report.get("agreement")
+    compared, wrong = _compared(agreement)
+    if agreement is None or not compared:
+        return "**not checked** (nothing was compared)"
+    counts = [f"{agreement['spike_mismatches']:,} of {agreement['spikes_compared']:,} compared spikes differ"]
+    if agreement.get("voltages_compared"):
+        counts.append(f"{agreement['voltage_mismatches']:,} of {agreement['voltages_compared']:,} output voltages differ")
+    lava = agreement.get("lava_samples", 0)
+    scope = f"SLAYER against the exact simulator on {_plural(_simulated(agreement), 'sample')}, "
+    scope += f"against Lava on {lava:,}" if lava else "**Lava was not run**"
+    verdict = "**NOT EXACT:**" if wrong else "**exact:**"
+    line = f"{verdict} {', '.join(counts)} ({scope})"
+    weak = [row for row in report["layers"] if not _alive(row)]
+    if weak:
+        names = ", ".join(f"{escape(row['name'])} ({100 * row['firing_rate']:.2g} %)" for row in weak[:4])
+        more = f" and {len(weak) - 4} more" if len(weak) > 4 else ""
+        line += f". Weak evidence where a layer fires outside 2..80 %: {names}{more}"
+    return line
+
+
+def _size_line(report: Report, arrow: str, steps: bool) -> str:
+    """Float to deployed, with the unpruned integers between them where ``steps``."""
+    size, unpruned = report["size_mb"], _of(report.get("unpruned"), "size_mb")
+    ratio = f", {size['float'] / size['deployed']:.3g}{TIMES} smaller" if 0 < size["deployed"] < size["float"] else ""
+    between = f"{_size(unpruned)} as unpruned integers {arrow} " if steps and unpruned is not None else ""
+    return f"{_size(size['float'])} float {arrow} {between}{_size(size['deployed'])} deployed{ratio}"
+
+
+def _accuracy_table(report: Report) -> str:
+    rows = []
+    for stage, label in STAGES.items():
+        entry = report["accuracy"].get(stage)
+        if entry is None:
+            rows.append([label, "not run", NONE, NONE])
+            continue
+        low, high = (100 * end for end in entry["interval"])
+        rows.append([label, _percent(entry), f"{low:.1f}..{high:.1f}", f"{entry['n']:,}"])
+    table = _table(["stage", "test accuracy", "95 % interval", "samples"], rows, "lrrr")
+    ties = report.get("ties")
+    if ties is None:
+        return table
+    return f"{table}\n\n{_plural(ties, 'sample')} of the integer run decided by the tie rule (the lowest class wins)."
+
+
+def _layer_table(report: Report) -> str:
+    layers, unpruned = report["layers"], report.get("unpruned")
+    before = {row["name"]: row for row in _of(unpruned, "layers") or []}
+    rows = []
+    for row in layers:
+        old, silent = before.get(row["name"]), row["threshold"] == MAX_THRESHOLD
+        rows.append(
+            [
+                escape(row["name"]),
+                escape(row["type"]),
+                TIMES.join(str(n) for n in row["shape"]),
+                _change(row["channels_before"], row["channels_after"]),
+                f"{_or_none(row['bits'])} / {_or_none(row['stored_bits'])}",
+                "reads v" if silent else _or_none(row["threshold"]),
+                NONE if silent or row["firing_rate"] is None else f"{100 * row['firing_rate']:.1f} %",
+                _change(_of(old, "cores"), row["cores"]),
+                _change(_of(old, "synapse_words"), row["synapse_words"]),
+                NONE if row["utilisation"] is None else f"{row['utilisation']:.0f} %",
+            ]
+        )
+    cores, words = (sum(row[key] for row in layers) for key in ("cores", "synapse_words"))
+    total = [_change(_of(unpruned, "cores"), cores), _change(_of(unpruned, "synapse_words"), words)]
+    rows.append(["**total**", "", "", "", "", "", "", *(f"**{text}**" for text in total), ""])
+    head = ["layer", "type", "shape", "channels", "bits asked / stored", "threshold", "fires"]
+    table = _table([*head, "cores", "synapse words", "fullest core"], rows, "lllrrrrrrr")
+    return (
+        f"{table}\n\n*Shape: channels{TIMES}height{TIMES}width, or neurons. Threshold: mantissa of 2⁶; a layer that reads v "
+        "does not spike. Fires: spikes per neuron and time step. Synapse words: of 64 bits, over all cores of the layer. "
+        "Fullest core: use of the resource that binds there.*"
+    )
+
+
+def _mapping_section(report: Report) -> str:
+    mapping = report["mapping"]
+    rows = [
+        ["chip", escape(mapping["chip"])],
+        ["verdict", escape(mapping["verdict"])],
+        ["cores", f"{mapping['cores']:,} on {_plural(mapping['chips'], 'chip')}"],
+        ["lower bound", f"{mapping['lower_bound']:,} cores, however the layers are cut (layers do not share a core)"],
+    ]
+    evidence = []
+    tags: Counter[str] = Counter()
+    for line in mapping["evidence"]:
+        found = _EVIDENCE.fullmatch(line)
+        if found:
+            tags[found["tag"]] += 1
+            evidence.append([escape(found["name"]), escape(found["value"]), found["tag"], escape(found["source"])])
+        elif line != STATEMENT:
+            evidence.append([NONE, NONE, NONE, escape(line)])
+    counts = ", ".join(f"{n} {tag}" for tag, n in sorted(tags.items(), key=lambda item: (-item[1], item[0])))
+    return "\n\n".join(
+        [
+            _table(["", ""], rows, "ll"),
+            f"These numbers are **{STATEMENT}**.",
+            f"### Evidence\n\nThe constants behind them{f' ({counts})' if counts else ''}. "
+            "Tags: published = paper or vendor brief, source = public source code or printed by the vendor's tools, "
+            "inferred = fitted to what those tools printed, assumed = ours.",
+            _table(["constant", "value", "tag", "where from"], evidence, "lrll"),
+        ]
+    )
+
+
+_TAG = r"\[(?P<tag>published|source|inferred|assumed)\]"
+_EVIDENCE = re.compile(rf"(?P<name>[^=]*?) = (?P<value>.*?) {_TAG} (?P<source>.*)", re.DOTALL)
+
+
+def _exact_or_modelled(report: Report) -> str:
+    compared, wrong = _compared(report.get("agreement"))
+    if wrong:
+        exact = "**NOT in this run:** SLAYER, the simulator and Lava must give the same integers, and do not (see above)."
+    elif not compared:
+        exact = "integers by construction, but **not checked in this run**: no spikes were compared."
+    else:
+        lava = "and Lava's fixed-point run" if _of(report.get("agreement"), "lava_samples") else "(Lava was not run)"
+        exact = (
+            "weights, biases, decays, thresholds and every spike: SLAYER's forward pass, the netx file, the exact simulator "
+            f"{lava} compute with the same integers, checked as stated above."
+        )
+    return f"- **Exact:** {exact}\n- **Modelled:** cores, synapse words, utilisation and whether it fits: {STATEMENT}."
+
+
+def _seconds_table(report: Report) -> str:
+    seconds = report["seconds"]
+    if not seconds:
+        return "Not measured."
+    rows = [[escape(stage), _duration(value)] for stage, value in seconds.items()]
+    return _table(["stage", "seconds"], [*rows, ["**total**", f"**{_duration(sum(seconds.values()))}**"]], "lr")
+
+
+def _provenance(report: Report) -> str:
+    data = report["dataset"]
+    coding = escape(data["coding"])
+    bits = f", {data['input_bits']} bit input" if data["input_bits"] else ""
+    rows = [
+        ["dataset", escape(data["name"])],
+        ["split", f"{data['n_train']:,} training, {data['n_validation']:,} validation, {data['n_test']:,} test"],
+        ["coding", f"{coding}, {_plural(data['steps'], 'time step')}{bits}"],
+        ["licence", escape(data["licence"])],
+        ["source", escape(data["source"])],
+        ["seed", str(report["seed"])],
+        ["versions", ", ".join(f"{escape(k)} {escape(v or 'missing')}" for k, v in report["versions"].items()) or NONE],
+    ]
+    return f"{_table(['', ''], rows, 'll')}\n\nMade by\n\n    {plain(report['command'], 2000)}"
+
+
+# --- the terminal --------------------------------------------------------------------------------------------------------
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """At most ten (label, value) rows for a terminal: labels of at most 9, values of at most 69 characters of plain ASCII.
+
+    Args:
+        report: as :func:`check` accepts it.
+    """
+    mapping, unpruned, agreement = report["mapping"], report.get("unpruned"), report.get("agreement")
+    rows = [("accuracy", _short_accuracy(report["accuracy"])), ("exactness", _short_exactness(agreement))]
+    if agreement and _compared(agreement)[0]:
+        lava = agreement.get("lava_samples", 0)
+        simulated = _plural(_simulated(agreement), "sample")
+        on_lava = f"with Lava on {lava:,}" if lava else "Lava was not run"
+        rows.append(("compared", f"SLAYER with the simulator on {simulated}, {on_lava}"))
+    if report.get("ties"):
+        rows.append(("ties", f"{_plural(report['ties'], 'sample')} of the integer run (the lowest class wins)"))
+    rows.append(("size", _size_line(report, "->", steps=False).replace(TIMES, " times")))
+    rows.append(("syn. ops", f"{_change(_of(unpruned, 'synaptic_ops'), report['synaptic_ops'], '->')} per inference"))
+    fits = "fits" if mapping["fits"] else "DOES NOT FIT"
+    cores = _change(_of(unpruned, "cores"), mapping["cores"], "->")
+    chip = f"{_plural(mapping['chips'], 'chip')} of {plain(mapping['chip'], 20)}"
+    rows.append(("cores", f"{cores} (at least {mapping['lower_bound']:,}), {chip}: {fits}"))
+    rows.append(("", STATEMENT))
+    if report["seconds"]:
+        rows.append(("time", f"{_duration(sum(report['seconds'].values()))} s"))
+    return [(label, _ascii(value)[:69]) for label, value in rows]
+
+
+def _short_accuracy(accuracy: Mapping[str, Any]) -> str:
+    parts = [f"{name} {_percent(accuracy[name])}" for name in ("float", "integer", "lava") if name in accuracy]
+    final = next((accuracy[name] for name in ("integer", "lava", "pruned", "quantised", "float") if name in accuracy), None)
+    if final is None:
+        return "not measured"
+    if "integer" not in accuracy and "lava" not in accuracy:
+        parts += [f"{name} {_percent(accuracy[name])}" for name in ("quantised", "pruned") if name in accuracy]
+    low, high = (100 * end for end in final["interval"])
+    ends = f"(n = {final['n']:,}, 95 % {low:.1f}..{high:.1f})"
+    if "integer" in accuracy and "lava" in accuracy:  # Lava sees fewer samples: its number would mislead without its own n
+        parts = [part for part in parts if not part.startswith("lava")]
+    return f"{' -> '.join(parts)} {ends}"
+
+
+def _short_exactness(agreement: Mapping[str, Any] | None) -> str:
+    compared, wrong = _compared(agreement)
+    if agreement is None or not compared:
+        return "not checked"
+    text = f"{agreement['spike_mismatches']:,} of {agreement['spikes_compared']:,} spikes differ"
+    if agreement.get("voltage_mismatches"):
+        text += f", {agreement['voltage_mismatches']:,} voltages"
+    return f"NOT EXACT: {text}" if wrong else f"exact: {text}"
+
+
+# --- report.json from elsewhere ------------------------------------------------------------------------------------------
+
+
+def check(report: object) -> None:
+    """Refuses what is not a report.json: a needed key that is missing, a value of the wrong type or out of its range.
+
+    Keys: ``schema`` (1), ``name``, ``command``, ``versions`` {name: version}, ``seed``, ``dataset`` {``name``, ``n_train``,
+    ``n_validation``, ``n_test``, ``licence``, ``source``, ``coding``, ``steps``, ``input_bits``}, ``accuracy`` {stage:
+    {``value`` 0..1, ``n``, ``interval`` [low, high]}} with the stages of :data:`STAGES` that were run, ``size_mb`` {``float``,
+    ``deployed``}, ``synaptic_ops``, ``layers`` [{``name``, ``type``, ``shape``, ``channels_before``, ``channels_after``,
+    ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1, ``cores``, ``synapse_words`` over all its cores,
+    ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``},
+    ``seconds`` {stage: s}.  May be absent or null: ``ties``, ``agreement`` {``samples``, ``spikes_compared``,
+    ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``, ``voltages_compared``, ``voltage_mismatches``},
+    ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``, ``layers``}.  Other keys are allowed.
+
+    Args:
+        report: what ``json.loads`` made of the file.
+
+    Raises:
+        FormatError: naming the key, what stands there and what is expected.
+    """
+    _REPORT(report, "")
+
+
+_WAY_OUT = "Make the report again (qpsnn run, qpsnn report)."
+_Check: TypeAlias = Callable[[object, str], None]
+
+
+def _refuse(where: str, value: object, expected: str) -> FormatError:
+    name = where or "the top level"
+    return FormatError(f"report.json: {name} is {plain(reprlib.repr(value), 60)}; expected {expected}. {_WAY_OUT}")
+
+
+def _count(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+        raise _refuse(where, value, "a whole number of at least 0 (at most 2**53)")
+
+
+def _positive(value: object, where: str) -> None:
+    _count(value, where)
+    if not value:
+        raise _refuse(where, value, "a whole number of at least 1")
+
+
+def _number(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e18:  # refuses NaN, too
+        raise _refuse(where, value, "a number of at least 0")
+
+
+def _share(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise _refuse(where, value, "a number in 0..1")
+
+
+def _text(value: object, where: str) -> None:
+    if not isinstance(value, str):
+        raise _refuse(where, value, "a text")
+
+
+def _flag(value: object, where: str) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(where, value, "true or false")
+
+
+def _seed(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 1 << 64:
+        raise _refuse(where, value, "a whole number")
+
+
+def _schema(value: object, where: str) -> None:
+    if isinstance(value, bool) or value != SCHEMA:
+        raise _refuse(where, value, f"{SCHEMA}, the one that this version reads")
+
+
+def _or_null(inner: _Check) -> _Check:
+    def run(value: object, where: str) -> None:
+        if value is not None:
+            inner(value, where)
+
+    return run
+
+
+def _list_of(inner: _Check, least: int, most: int) -> _Check:
+    def run(value: object, where: str) -> None:
+        if not isinstance(value, list):
+            raise _refuse(where, value, "a list")
+        if not least <= len(value) <= most:
+            number = f"{least}" if least == most else f"{least}..{most}"
+            raise FormatError(f"report.json: {where} has {len(value)} entries; expected {number}. {_WAY_OUT}")
+        for i, entry in enumerate(value):
+            inner(entry, f"{where}[{i}]")
+
+    return run
+
+
+def _each(inner: _Check) -> _Check:
+    def run(value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise _refuse(where, value, "a table")
+        for key, entry in value.items():
+            inner(entry, f"{where}.{plain(str(key), 40)}")
+
+    return run
+
+
+def _keys(needed: Mapping[str, _Check], optional: Mapping[str, _Check] | None = None) -> _Check:
+    def run(value: object, where: str) -> None:
+        if not isinstance(value, dict):
+            raise _refuse(where, value, f"a table with {', '.join(needed)}" if needed else "a table")
+        prefix = f"{where}." if where else ""
+        for key, inner in needed.items():
+            if key not in value:
+                raise FormatError(f"report.json: the key {prefix}{key} is missing. {_WAY_OUT}")
+            inner(value[key], prefix + key)
+        for key, inner in (optional or {}).items():
+            if value.get(key) is not None:
+                inner(value[key], prefix + key)
+
+    return run
+
+
+_ACCURACY = _keys({"value": _share, "n": _positive, "interval": _list_of(_share, 2, 2)})
+_AGREEMENT_MORE = ("simulated_samples", "lava_samples", "voltages_compared", "voltage_mismatches")
+_USE = {"cores": _count, "synapse_words": _count}
+_REPORT = _keys(
+    {
+        "schema": _schema,
+        "name": _text,
+        "command": _text,
+        "versions": _each(_or_null(_text)),
+        "seed": _seed,
+        "dataset": _keys(
+            {key: _text for key in ("name", "licence", "source", "coding")}
+            | {key: _count for key in ("n_train", "n_validation", "n_test", "steps", "input_bits")}
+        ),
+        "accuracy": _keys({}, {stage: _ACCURACY for stage in STAGES}),
+        "size_mb": _keys({"float": _number, "deployed": _number}),
+        "synaptic_ops": _number,
+        "layers": _list_of(
+            _keys(
+                {
+                    "name": _text,
+                    "type": _text,
+                    "shape": _list_of(_positive, 1, 4),
+                    "channels_before": _count,
+                    "channels_after": _count,
+                    "bits": _or_null(_count),
+                    "stored_bits": _or_null(_count),
+                    "threshold": _or_null(_count),
+                    "firing_rate": _or_null(_share),
+                    **_USE,
+                    "utilisation": _or_null(_number),
+                }
+            ),
+            1,
+            MAX_LAYERS,
+        ),
+        "mapping": _keys(
+            {
+                "chip": _text,
+                "cores": _count,
+                "chips": _count,
+                "fits": _flag,
+                "verdict": _text,
+                "lower_bound": _count,
+                "evidence": _list_of(_text, 1, 1000),
+            }
+        ),
+        "seconds": _each(_number),
+    },
+    {
+        "ties": _count,
+        "agreement": _keys(
+            {key: _count for key in ("samples", "spikes_compared", "spike_mismatches")},
+            {key: _count for key in _AGREEMENT_MORE},
+        ),
+        "unpruned": _keys(
+            {**_USE, "size_mb": _number, "synaptic_ops": _number},
+            {"layers": _list_of(_keys({"name": _text, **_USE}), 0, MAX_LAYERS)},
+        ),
+    },
+)
+
+
+def spikes(layer: Mapping[str, Any]) -> bool:
+    """Whether a row of ``layers`` has neurons that spike: neither the host's input nor a layer that reads its voltage."""
+    return layer["threshold"] not in (None, MAX_THRESHOLD)
+
+
+# --- texts and numbers ---------------------------------------------------------------------------------------------------
+
+
+def plain(text: str, longest: int = 60) -> str:
+    """One line without control, invisible or direction characters, at most ``longest`` long (the middle goes)."""
+    line = "".join(c if c.isprintable() and unicodedata.category(c) != "Cf" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    half = (longest - 1) // 2
+    return line if len(line) <= longest else f"{line[: longest - 1 - half]}…{line[-half:]}"
+
+
+_SPECIAL = {c: f"\\{c}" for c in "\\`*_[]|~"} | {c: f"&#{ord(c)};" for c in "&<>$@"}
+
+
+def escape(text: str, longest: int = 300) -> str:
+    """``plain`` text as a part of a Markdown line or table cell: no markup, HTML, link or formula can come out of it."""
+    line = "".join(_SPECIAL.get(c, c) for c in plain(text, longest))
+    return line.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def _table(head: list[str], rows: list[list[str]], align: str) -> str:
+    rule = ["---:" if a == "r" else "---" for a in align]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+def _change(before: float | None, after: float, arrow: str = "→") -> str:
+    """ "a → b", or only b where nothing changed or a is not known; whole numbers."""
+    if before is None or round(before) == round(after):
+        return f"{after:,.0f}"
+    return f"{before:,.0f} {arrow} {after:,.0f}"
+
+
+def _of(table: Mapping[str, Any] | None, key: str) -> Any:
+    return None if table is None else table.get(key)
+
+
+def _compared(agreement: Mapping[str, Any] | None) -> tuple[int, int]:
+    """(values compared, values that differ): spikes and output voltages."""
+    if agreement is None:
+        return 0, 0
+    spikes, voltages = agreement["spikes_compared"], agreement.get("voltages_compared") or 0
+    return spikes + voltages, agreement["spike_mismatches"] + (agreement.get("voltage_mismatches") or 0)
+
+
+def _simulated(agreement: Mapping[str, Any]) -> int:
+    """Samples on which SLAYER was compared with the exact simulator."""
+    return int(agreement.get("simulated_samples", agreement["samples"]))
+
+
+def _alive(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer fires enough, and not always, for equal spikes to mean something; True where it cannot spike at all."""
+    if layer["firing_rate"] is None or not spikes(layer):
+        return True
+    return ALIVE[0] <= float(layer["firing_rate"]) <= ALIVE[1]
+
+
+def _percent(accuracy: Mapping[str, Any]) -> str:
+    return f"{100 * accuracy['value']:.2f} %"
+
+
+def _signed(value: float) -> str:
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, never in powers of ten: 0.0123, 1.23, 12.3, 1,234."""
+    if value == 0:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def _size(megabytes: float) -> str:
+    return f"{_three(1000 * megabytes)} kB" if megabytes < 1 else f"{_three(megabytes)} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _or_none(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode("ascii")
+
+
+def _stem(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _link(path: str) -> str:
+    return plain(path, 1000).replace("<", "%3C").replace(">", "%3E").replace("\\", "/")
