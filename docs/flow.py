@@ -90,7 +90,9 @@ def _ends(source: str, target: str) -> tuple[tuple[float, float], tuple[float, f
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = INK) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, linewidth=1.2, shrinkA=0, shrinkB=1))
+    axes.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, linewidth=1.2, shrinkA=0, shrinkB=1)
+    )
 
 
 def _equality(axes: Axes, a: tuple[float, float], b: tuple[float, float], at: tuple[float, float], text: str) -> None:
@@ -109,7 +111,9 @@ def _equality(axes: Axes, a: tuple[float, float], b: tuple[float, float], at: tu
 def _legend(axes: Axes) -> None:
     for i, (colour, name) in enumerate(((TRAINING, "qpsnn_lava"), (NETWORK, "netx_export"), (MAPPING, "mapping"))):
         x = 3.1 + 1.75 * i
-        axes.add_patch(FancyBboxPatch((x, -0.06), 0.25, 0.16, boxstyle="square,pad=0", facecolor=colour, edgecolor=INK, linewidth=0.8))
+        axes.add_patch(
+            FancyBboxPatch((x, -0.06), 0.25, 0.16, boxstyle="square,pad=0", facecolor=colour, edgecolor=INK, linewidth=0.8)
+        )
         axes.text(x + 0.34, 0.02, name, fontsize=10, family="monospace", va="center", color=INK)
 
 

@@ -21,9 +21,10 @@ int64, int64        all others                                          int64
 Neurons are int32 where B <= 2**18 and |bias| + |drive| <= 2**22: then |u| <= 2**23 holds from step to step, since one turn of
 wrap24 is enough, and no sum leaves 32 bits; else they are int64, operation by operation the reference.
 
-The second way to form sums, im2col and a matrix product, is in float32 where B < 2**24, in float64 where B < 2**53, else in int64:
-integers of that size are exact in any order of addition.  It is all that there is without numba; with numba it is taken
-where the cost model (:func:`_prefers_product`) says so.
+The second way to form sums, im2col and a matrix product (:func:`products`), is in float32 where B < 2**24, in float64 where
+B < 2**53, else in int64: integers of that size are exact in any order of addition.  It is all that there is without numba.
+With numba it never pays, measured at densities of 2 to 100 % (16 x 16 convolution 64 -> 64, dense 2000 -> 500): a sum of rows in
+int16 adds 16 weights an instruction, as many as a float32 product has multiplications in two, and needs no im2col.
 
 Memory.  A worker holds ``block`` samples; a sample costs what :func:`_sample_bytes` says, and there are never more workers or
 larger blocks than ``max_memory`` allows.  The input and the arrays that are handed back come on top.
@@ -34,6 +35,7 @@ Graphs that are not chains (several projections into one population, recurrent o
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -55,7 +57,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Frames: TypeAlias = NDArray[np.integer[Any]]
 Chunks: TypeAlias = Frames | Iterable[Frames] | Callable[[], Iterable[Frames]]
-Path: TypeAlias = Literal["auto", "events", "product"]
+Path: TypeAlias = Literal["events", "product"]
 
 MAX_MEMORY = 2 << 30
 BLOCK_BYTES = 2 << 20  # of a worker: more samples than fit here do not make a block faster
@@ -96,7 +98,8 @@ def scores(network: Network, summary: Summary) -> Int64:
     if isinstance(network.readout, Voltage):
         return summary.voltage.astype(np.int64)
     if isinstance(network.readout, Rate):
-        return summary.counts.reshape(summary.samples, network.readout.classes, -1).sum(axis=2)
+        counts: Int64 = summary.counts.reshape(summary.samples, network.readout.classes, -1).sum(axis=2)
+        return counts
     raise ConfigError("the network does not say how its output is read; give it a read-out (integrator or rate).")
 
 
@@ -126,7 +129,7 @@ def simulate_fast(
     Raises:
         ConfigError: as there, and where one sample does not fit ``max_memory``.
     """
-    return _simulate(network, spikes, reset, record, states, threads, max_memory, "auto")
+    return _simulate(network, spikes, reset, record, states, threads, max_memory, "events")
 
 
 def summarise(
@@ -153,7 +156,7 @@ def summarise(
     Raises:
         ConfigError: as :func:`simulate_fast`; for no chunk at all, or chunks of different lengths in time.
     """
-    return _summarise(network, spikes, reset, threads, max_memory, progress, "auto")
+    return _summarise(network, spikes, reset, threads, max_memory, progress, "events")
 
 
 def _simulate(
@@ -525,7 +528,7 @@ class _Engine:
         wide = largest > 1 << 21
         if wide not in self.plans:
             layers = _plan(self.network, self.steps, self.reset, 1 << 40 if wide else 1 << 21)
-            self.plans[wide] = _Plan(self.network, layers, self.reset, wide)
+            self.plans[wide] = _Plan(self.network, layers, self.reset, wide, sinks.totals is not None)
         job = _Job(self.plans[wide], self.kernels, frames, sinks, self.path)
         if self.kernels is None:
             return [self.pool.submit(_run_products, job, a, b) for a, b in _blocks(batch, self.most)]
@@ -603,10 +606,10 @@ class _Tables:
     bias: NDArray[Any]  # of one row of neurons, times 2**6
     delay_post: Int64
     delay_pre: Int64
-    fan_out: Int64  # of this population's neurons: (rows, row); (0, 0) for the output
+    fan_out: Int64  # of this population's neurons: (rows, row); (0, 0) for the output, and where nobody counts
 
 
-def _tables(network: Network, layers: list[_Layer], reset: Reset | None) -> list[_Tables]:
+def _tables(network: Network, layers: list[_Layer], reset: Reset | None, counted: bool) -> list[_Tables]:
     tables = []
     for i, layer in enumerate(layers):
         before = layers[i - 1] if i else None
@@ -614,7 +617,8 @@ def _tables(network: Network, layers: list[_Layer], reset: Reset | None) -> list
         bias = np.zeros((grid.pixels, grid.stride), layer.state_type)
         if population.bias is not None:
             bias[:, : grid.channels] = population.bias.astype(layer.state_type) << SHIFT
-        weights, group_start = np.zeros(0, layer.weight_type), np.zeros(0, np.int32)
+        weights: NDArray[Any] = np.zeros(0, layer.weight_type)
+        group_start: Int32 = np.zeros(0, np.int32)
         post = pre = np.zeros(0, np.int64)
         if before is not None and layer.projection is not None:
             synapse = layer.projection.synapse
@@ -624,20 +628,20 @@ def _tables(network: Network, layers: list[_Layer], reset: Reset | None) -> list
                 weights = _dense_rows(synapse, before, layer)
             delay = layer.projection.delay
             if delay is not None and delay.shape[1] == 1:
-                post = _on_grid(delay[:, 0].astype(np.int64), population, grid).reshape(-1)
+                post = _on_grid(delay[:, 0].astype(np.int64), grid).reshape(-1)
             elif delay is not None:
-                pre = _on_grid(delay[0].astype(np.int64), before.population, before.grid).reshape(-1)
-        reach = np.zeros((0, 0), np.int64)
-        if i + 1 < len(layers):
+                pre = _on_grid(delay[0].astype(np.int64), before.grid).reshape(-1)
+        reach: Int64 = np.zeros((0, 0), np.int64)
+        if counted and i + 1 < len(layers):
             after = layers[i + 1].projection
             assert after is not None
-            reach = _on_grid(fan_out(after.synapse, population.shape).reshape(-1), population, grid)
-            reach = np.ascontiguousarray(reach.reshape(grid.rows, grid.row))
+            spread = _on_grid(fan_out(after.synapse, population.shape).reshape(-1), grid)
+            reach = np.ascontiguousarray(spread.reshape(grid.rows, grid.row))
         tables.append(_Tables(layer, _numbers(layer, before, reset), weights, group_start, bias.reshape(-1), post, pre, reach))
     return tables
 
 
-def _on_grid(values: NDArray[Any], population: Population, grid: _Grid) -> NDArray[Any]:
+def _on_grid(values: NDArray[Any], grid: _Grid) -> NDArray[Any]:
     """Values of neurons in C, H, W order (last axis) as (..., rows, pixels, stride), zero in the padding."""
     lead = values.shape[:-1]
     out = np.zeros((*lead, grid.rows, grid.pixels, grid.stride), values.dtype)
@@ -671,8 +675,8 @@ def _conv_rows(conv: Conv, source: _Grid, weight_type: np.dtype[Any]) -> tuple[N
 
 def _dense_rows(dense: Dense, before: _Layer, layer: _Layer) -> NDArray[Any]:
     """Weights as rows (y, x, c) of the source's grid, each of all targets in their grid's order, padded."""
-    by_pre = _on_grid(dense.weight, before.population, before.grid).reshape(dense.weight.shape[0], -1)
-    by_post = _on_grid(np.ascontiguousarray(by_pre.T), layer.population, layer.grid).reshape(by_pre.shape[1], -1)
+    by_pre = _on_grid(dense.weight, before.grid).reshape(dense.weight.shape[0], -1)
+    by_post = _on_grid(np.ascontiguousarray(by_pre.T), layer.grid).reshape(by_pre.shape[1], -1)
     rows = np.zeros((by_post.shape[0], -(-by_post.shape[1] // COLUMNS) * COLUMNS), layer.weight_type)
     rows[:, : by_post.shape[1]] = by_post
     return rows.reshape(-1)
@@ -693,9 +697,9 @@ def _numbers(layer: _Layer, before: _Layer | None, reset: Reset | None) -> Int64
     synapse = None if layer.projection is None else layer.projection.synapse
     place = [int(isinstance(synapse, Conv)), grid.rows, grid.pixels, grid.stride, grid.room]
     if before is None or synapse is None:
-        return np.array([*frame, *clear, *dynamics, *place, *[0] * 18], np.int64)
+        return np.array([*frame, *clear, *dynamics, *place, *[0] * 17], np.int64)
     source = before.grid
-    come = [before.frames, before.lead, source.rows, source.pixels, source.stride, source.room, int(layer.largest_input > 1)]
+    come = [before.frames, before.lead, source.rows, source.pixels, source.stride, source.room]
     if isinstance(synapse, Conv):
         kernel_y, kernel_x = synapse.weight.shape[2:]
         width = -(-grid.channels // COLUMNS) * COLUMNS
@@ -713,13 +717,13 @@ def _numbers(layer: _Layer, before: _Layer | None, reset: Reset | None) -> Int64
 class _Events:
     """Buffers for the events of one population, for ``size`` samples; and u, v and sums where they are needed."""
 
-    def __init__(self, layer: _Layer, size: int, probed: bool, last: bool) -> None:
+    def __init__(self, layer: _Layer, size: int, graded: bool, probed: bool, last: bool) -> None:
         grid = layer.grid
         cells = (size, layer.frames, grid.rows)
-        graded = layer.population.neuron is None
         self.events = np.empty(math.prod(cells) * grid.room, np.int32)
-        self.values = np.empty(self.events.size if graded else 0, np.int32)
+        self.values: NDArray[Any] = np.empty(self.events.size, np.int32) if graded else np.empty(0, np.int8)
         self.ends = np.zeros((*cells, grid.pixels + 1), np.int32)
+        self.flat_ends = self.ends.reshape(-1)
         state = (*cells, grid.row) if probed else (0, 0, 0, 0)
         self.u = np.empty(state, layer.state_type)
         self.v = np.empty(state, layer.state_type)
@@ -729,12 +733,12 @@ class _Events:
 class _Plan:
     """A network made ready for one length in time, one reset and one range of drives."""
 
-    def __init__(self, network: Network, layers: list[_Layer], reset: Reset | None, wide: bool) -> None:
+    def __init__(self, network: Network, layers: list[_Layer], reset: Reset | None, wide: bool, counted: bool) -> None:
         self.network = network
         self.wide = wide
         self.layers = layers
         self.reset = reset
-        self.tables = _tables(network, layers, reset)
+        self.tables = _tables(network, layers, reset, counted)
 
 
 @dataclass(frozen=True)
@@ -752,13 +756,12 @@ class _Worker:
     """Buffers for a block, and the run of a block through all layers; ``pool``: to share the rows of a layer, or None."""
 
     def __init__(self, plan: _Plan, size: int, probed: Collection[str], last: bool) -> None:
-        output = plan.layers[-1]
-        self.buffers = [
-            _Events(
-                layer, size, layer.population.name in probed and layer.population.neuron is not None, last and layer is output
-            )
-            for layer in plan.layers
-        ]
+        self.buffers = []
+        for layer in plan.layers:
+            population = layer.population
+            graded = population.neuron is None and plan.network.input_bits > 1
+            kept = population.neuron is not None and population.name in probed
+            self.buffers.append(_Events(layer, size, graded, kept, last and layer is plan.layers[-1]))
 
     def run(self, job: _Job, begin: int, end: int, pool: ThreadPoolExecutor | None = None, shares: int = 1) -> None:
         count = end - begin
@@ -780,10 +783,9 @@ class _Worker:
                 cube = cube.view(np.uint8)
             else:
                 cube = cube.astype(np.uint8 if _input_limit(job.plan.network) < 256 else np.int32)
-            values = here.values if job.plan.network.input_bits > 1 else here.values[:0]
 
             def encode(y0: int, y1: int) -> None:
-                kernels.encode(cube, grid.stride, grid.room, here.events, values, here.ends.reshape(-1), 0, count, y0, y1)
+                kernels.encode(cube, grid.stride, grid.room, here.events, here.values, here.flat_ends, 0, count, y0, y1)
 
             _share(encode, grid.rows, pool, shares)
             return
@@ -795,18 +797,19 @@ class _Worker:
     def _layer(self, job: _Job, i: int, count: int, pool: ThreadPoolExecutor | None, shares: int) -> None:
         table, before, here, kernels = job.plan.tables[i], self.buffers[i - 1], self.buffers[i], job.kernels
         layer, source, grid = table.layer, job.plan.layers[i - 1], table.layer.grid
-        if job.path == "product" or (job.path == "auto" and _prefers_product(layer, source, before.ends[:count])):
+        if job.path == "product":
             spikes = np.zeros((count, source.grid.channels, source.grid.rows, source.grid.pixels, source.frames), np.int32)
-            values = before.values if layer.largest_input > 1 else before.values[:0]
-            kernels.decode(0, source.grid.room, source.grid.stride, before.events, values, before.ends, 0, count, spikes)
+            kernels.decode(
+                0, source.grid.room, source.grid.stride, before.events, before.values, before.ends, 0, count, spikes
+            )
             sums = _arrivals(layer, source, np.moveaxis(spikes, -1, 1)).astype(layer.sum_type)
-            sums = _on_grid(sums, layer.population, grid).reshape(count, layer.frames, grid.rows, grid.row)
+            sums = _on_grid(sums, grid).reshape(count, layer.frames, grid.rows, grid.row)
         elif layer.fused:
 
             def fused(y0: int, y1: int) -> None:
                 kernels.layer(
-                    table.numbers, table.weights, table.group_start, table.bias, before.events, before.values, before.ends.reshape(-1),
-                    np.zeros(0, layer.sum_type), np.zeros(0, layer.state_type), here.events, here.ends.reshape(-1), here.u, here.v, here.last_v,
+                    table.numbers, table.weights, table.group_start, table.bias, before.events, before.values, before.flat_ends,
+                    np.zeros(0, layer.sum_type), np.zeros(0, layer.state_type), here.events, here.flat_ends, here.u, here.v, here.last_v,
                     int(here.u.size > 0), 0, count, y0, y1,
                 )  # fmt: skip
 
@@ -836,7 +839,7 @@ class _Worker:
     ) -> None:  # fmt: skip
         def neurons(y0: int, y1: int) -> None:
             job.kernels.neurons(
-                table.numbers, sums, drive, table.bias, np.zeros(0, table.layer.state_type), here.events, here.ends.reshape(-1), here.u, here.v,
+                table.numbers, sums, drive, table.bias, np.zeros(0, table.layer.state_type), here.events, here.flat_ends, here.u, here.v,
                 here.last_v, int(here.u.size > 0), 0, count, y0, y1,
             )  # fmt: skip
 
@@ -878,13 +881,8 @@ def _share(run: Callable[[int, int], None], rows: int, pool: ThreadPoolExecutor 
         return
     pieces = min(rows, 2 * shares)
     edges = [rows * i // pieces for i in range(pieces + 1)]
-    for future in [pool.submit(run, a, b) for a, b in zip(edges, edges[1:], strict=False)]:
+    for future in [pool.submit(run, a, b) for a, b in itertools.pairwise(edges)]:
         future.result()
-
-
-def _prefers_product(layer: _Layer, source: _Layer, ends: Int32) -> bool:
-    """Whether im2col and a matrix product are faster than events, for the density seen in this block."""
-    return False
 
 
 # --- sums by matrix products (numpy) ---------------------------------------------------------------------------------------
@@ -941,7 +939,8 @@ def products(synapse: Dense | Conv, spikes: NDArray[Any], bound: int) -> Int64:
     kind = np.float32 if bound < 1 << 24 else np.float64 if bound < 1 << 53 else np.int64
     batch = spikes.shape[0]
     if isinstance(synapse, Dense):
-        return (spikes.reshape(batch, -1).astype(kind) @ synapse.weight.T.astype(kind)).astype(np.int64)
+        found: Int64 = (spikes.reshape(batch, -1).astype(kind) @ synapse.weight.T.astype(kind)).astype(np.int64)
+        return found
     channels, height, width = synapse.output_shape(spikes.shape[1:])
     (sy, sx), (py, px), (dy, dx) = synapse.stride, synapse.padding, synapse.dilation
     out, inputs, kernel_y, kernel_x = synapse.weight.shape
@@ -967,7 +966,7 @@ def products(synapse: Dense | Conv, spikes: NDArray[Any], bound: int) -> Int64:
             sums[a : a + step, g * per_group : (g + 1) * per_group] = np.moveaxis(
                 result.reshape(part.shape[0], height, width, per_group), -1, 1
             )
-    return wrap_signed(sums, 24)
+    return wrap_signed(sums, 24).astype(np.int64)
 
 
 def _run_products(job: _Job, begin: int, end: int) -> None:

@@ -1,11 +1,13 @@
 """The engine's compiled loops (numba); imported by :mod:`netx_export.engine` only, and only where numba is installed.
 
 **Events.**  The spikes of a population of shape (C, H, W), or (N,) taken as (N, 1, 1), are kept as lists, one per sample,
-frame and row y: ``x * stride + c`` in ascending order, with stride = C for an input and C rounded up to a multiple of 8
-for neurons (the neurons of the padding have no synapses and no bias; they stay silent).  ``ends[sample, frame, y, x]`` is where
+frame and row y: ``x * stride + c`` in ascending order, with stride = C rounded up to a multiple of 8 (the
+neurons of the padding have no synapses and no bias; they stay silent).  ``ends[sample, frame, y, x]`` is where
 pixel x begins in the list of its row, ``ends[..., W]`` its length.  The rows that a kernel row covers are then contiguous
 pieces of lists, and ``event + offset`` is the row of the weights, which lie as (ky, kx, in, out): the inner loop is a sum
 of a few contiguous rows of weights, kept in registers.
+
+Graded events have their values in an array of int32 beside the list; else that array is an empty one of int8.
 
 **Order.**  Rows of a layer do not depend on each other, and in aligned time its frames depend only on the same frames of
 its source.  So a layer runs row by row and, within a row, frame by frame: u and v of one row stay in the L1 cache.
@@ -21,7 +23,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
@@ -78,8 +80,8 @@ def _sum_rows(blocks: int, graded: bool) -> Any:
                 factor = None
                 if graded:
                     value = builder.load(builder.gep(values, [loop.index]))
-                    if element.width != 32:
-                        value = builder.trunc(value, element) if element.width < 32 else builder.sext(value, element)
+                    if value.type.width != element.width:
+                        value = (builder.trunc if value.type.width > element.width else builder.sext)(value, element)
                     factor = _splat(builder, value, lanes)
                 for i, total in enumerate(sums):
                     term = _load_vector(builder, weights, builder.add(start, ir.Constant(WORD, i * lanes)), lanes, element)
@@ -148,7 +150,7 @@ def _copy_eight(context: Any, source: Any, start: Any, plus: Any, out: Any, at: 
     return signature, code
 
 
-_copy8 = intrinsic(_copy_eight)
+_copy8: Any = intrinsic(_copy_eight)
 
 
 def _append_ones(context: Any, ones: Any, start: Any, first: Any, table: Any, out: Any, at: Any) -> Any:
@@ -171,7 +173,7 @@ def _append_ones(context: Any, ones: Any, start: Any, first: Any, table: Any, ou
     return signature, code
 
 
-_append8 = intrinsic(_append_ones)
+_append8: Any = intrinsic(_append_ones)
 
 # _ONES[mask * 8:]: the positions of the ones of a mask of 8 bits, lowest first, then zeros.
 _ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mask in range(256)], dtype=np.int32).reshape(-1)
@@ -181,9 +183,9 @@ _ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mas
 
 (
     FRAMES, LEAD, INTERVAL, PHASE, KEEP_U, KEEP_V, LEVEL, SHORT, FEW, SHIFT, WRAP, ROWS, PIXELS, STRIDE, ROOM,
-    IN_FRAMES, IN_LEAD, IN_ROWS, IN_PIXELS, IN_STRIDE, IN_ROOM, GRADED,
+    IN_FRAMES, IN_LEAD, IN_ROWS, IN_PIXELS, IN_STRIDE, IN_ROOM,
     KY, KX, SY, SX, PY, PX, DY, DX, WIDTH, PER_GROUP, LIMIT,
-) = range(33)  # fmt: skip
+) = range(32)  # fmt: skip
 
 
 # --- neurons -----------------------------------------------------------------------------------------------------------
@@ -330,11 +332,12 @@ def _add_rows(
     graded: Any, width: Any, limit: Any, weights: Any, rows: Any, values: Any, count: Any, out: Any, at: Any
 ) -> None:
     """The sum of ``count`` rows of weights into out[at:], in pieces of at most ``limit`` rows, which fit the weights' type."""
-    _add_piece(graded, width, weights, rows, values, 0, min(count, limit), out, at, False)
-    first = limit
-    while first < count:
-        _add_piece(graded, width, weights, rows, values, first, min(count, first + limit), out, at, True)
+    first = 0
+    while True:
+        _add_piece(graded, width, weights, rows, values, first, min(count, first + limit), out, at, first > 0)
         first += limit
+        if first >= count:
+            return
 
 
 @_part
@@ -354,12 +357,14 @@ def _copy(
 
 
 @_jit
-def layer(numbers: Any, weights: Any, group_start: Any, bias: Any, events: Any, values: Any, ends: Any, sums_kind: Any, state_kind: Any,
-          out_events: Any, out_ends: Any, out_u: Any, out_v: Any, last_v: Any, keep: Any, n0: Any, n1: Any, y0: Any, y1: Any) -> None:  # fmt: skip
+def layer(numbers: Any, weights: Any, group_start: Any, bias: Any, events: Any, values: Any, ends: Any,
+          sums_kind: Any, state_kind: Any, out_events: Any, out_ends: Any, out_u: Any, out_v: Any, last_v: Any, keep: Any,
+          n0: Any, n1: Any, y0: Any, y1: Any) -> None:  # fmt: skip
     """Synapses, driven by events, and neurons of one layer: samples n0..n1, rows y0..y1, all frames; ``ends`` flat."""
     frames, lead, interval, phase = numbers[FRAMES], numbers[LEAD], numbers[INTERVAL], numbers[PHASE]
     rows, pixels, stride, room = numbers[ROWS], numbers[PIXELS], numbers[STRIDE], numbers[ROOM]
-    in_frames, in_lead, graded = numbers[IN_FRAMES], numbers[IN_LEAD], numbers[GRADED]
+    in_frames, in_lead = numbers[IN_FRAMES], numbers[IN_LEAD]
+    graded = values.itemsize == 4  # known to the compiler: no code for values where there are none
     in_rows, in_pixels, in_stride, in_room = numbers[IN_ROWS], numbers[IN_PIXELS], numbers[IN_STRIDE], numbers[IN_ROOM]
     kernel_y, kernel_x, step_y, step_x = numbers[KY], numbers[KX], numbers[SY], numbers[SX]
     pad_y, pad_x, spread_y, spread_x = numbers[PY], numbers[PX], numbers[DY], numbers[DX]
@@ -469,7 +474,8 @@ def dense_sums(numbers: Any, weights: Any, delay_post: Any, delay_pre: Any, even
                n0: Any, n1: Any) -> None:  # fmt: skip
     """Sums of a dense projection with delays: sums[n, frame, post], each term in the frame in which it arrives."""
     in_rows, in_pixels, in_stride, in_room = numbers[IN_ROWS], numbers[IN_PIXELS], numbers[IN_STRIDE], numbers[IN_ROOM]
-    frames, width, graded, limit = numbers[FRAMES], numbers[WIDTH], numbers[GRADED], numbers[LIMIT]
+    frames, width, limit = numbers[FRAMES], numbers[WIDTH], numbers[LIMIT]
+    graded = values.itemsize == 4
     posts = sums.shape[2]
     total = np.zeros(width, sums.dtype)
     chosen = np.zeros(in_rows * in_pixels * in_stride + 16, np.int32)

@@ -14,9 +14,10 @@ u and not on W x this is exact for any current decay: netx, too, adds its bias a
 
     unit = 2**k / (64 * step)      n = round(64 * unit * theta)      b = round(64 * unit * shift)
 
-These are the integers of the chip over 64, so what SLAYER computes in the forward pass is what the chip computes.  k is the largest
-power with ``max|q| * 2**k <= 254`` that keeps every bound of the exactness contract (:func:`largest_exponent`); where not even k = 0
-does (a read-out of many inputs at 8 bit, an 8-bit mid_rise grid) gamma is doubled until it does: smaller integers, less clipping.  The surrogate's width follows the threshold, so gradients with respect to the real weights do not depend on k.
+These are the integers of the chip over 64, so what SLAYER computes in the forward pass is what the chip computes.  k is the
+largest power with ``max|q| * 2**k <= 254`` that keeps every bound of the exactness contract (:func:`largest_exponent`); where
+not even k = 0 does (a read-out of many inputs at 8 bit) gamma is doubled until it does: smaller integers, less clipping.  The
+surrogate's width follows the threshold, so gradients with respect to the real weights do not depend on k.
 
 While training with batch statistics (``norm.frozen`` false) the weights are folded with the running scale, and the norm
 undoes that and applies the batch's own statistics, as PyTorch's fused conv-batch-norm modules for quantisation-aware training do.
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (as everybody calls it)
 
 from netx_export.errors import ConfigError
 from netx_export.integers import STATE_LIMIT
@@ -41,6 +42,10 @@ from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, integers,
 
 slayer = import_slayer()
 slayer_cuba = slayer.neuron.cuba
+_CubaConv: Any = slayer.block.cuba.Conv
+_CubaDense: Any = slayer.block.cuba.Dense
+_CubaAffine: Any = slayer.block.cuba.Affine
+_CubaFlatten: Any = slayer.block.cuba.Flatten
 
 NormKind = Literal["full", "shared", "mean", "bias"]
 BIAS_LIMIT = 4095
@@ -108,6 +113,9 @@ class CurrentNorm(torch.nn.Module):
         frozen: compute with the running statistics also while training.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(self, channels: int, kind: NormKind, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
         if kind not in ("full", "shared", "mean", "bias"):
@@ -124,6 +132,12 @@ class CurrentNorm(torch.nn.Module):
             self.register_buffer("running_var", torch.ones(size))
         if kind != "bias":
             self.register_buffer("running_mean", torch.zeros(channels))
+
+    @property
+    def unit(self) -> float:
+        """Folded domain per real unit, in the last forward pass."""
+        assert self.folded is not None
+        return self.folded.unit
 
     @property
     def with_batch(self) -> bool:
@@ -143,7 +157,7 @@ class CurrentNorm(torch.nn.Module):
         return self.shift - self.running_mean * self.scale()
 
     def forward(self, current: torch.Tensor, axis: int = 1) -> torch.Tensor:
-        """Normalises a current with its channels at ``axis``, given in the folded domain of ``self.folded``, which the block sets before."""
+        """Normalises a current with its channels at ``axis``, given in the folded domain of ``self.folded``."""
         folded = self.folded
         assert folded is not None
         per_channel = [1] * current.dim()
@@ -204,7 +218,7 @@ class _BatchNorm(torch.autograd.Function):
         return g_x, g_gain, g_shift, None
 
 
-class _Block(torch.nn.Module):
+class Block(torch.nn.Module):
     """What our blocks share: options, folding, and the neuron's passage."""
 
     synapse: Any
@@ -282,7 +296,7 @@ class _Block(torch.nn.Module):
         return dynamics.integrate(sums, self.options.current_decay)
 
 
-class Conv(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
+class Conv(Block, _CubaConv):  # type: ignore[misc]
     """Convolution -> norm -> LIF, on ``slayer.block.cuba.Conv``.
 
     Args:
@@ -318,7 +332,7 @@ class Conv(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
         return self._spike(convolve(x, folded.weight, self.synapse), folded)
 
 
-class SumPool(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
+class SumPool(Block, _CubaConv):  # type: ignore[misc]
     """Sum pooling as a depthwise convolution with one shared weight -> LIF.
 
     A neuron sums the spikes of its window with weight 1 and fires above ``options.threshold`` (in spikes): 0.5 with a voltage decay
@@ -355,7 +369,7 @@ class SumPool(_Block, slayer.block.cuba.Conv):  # type: ignore[misc]
         return self._spike(convolve(x, folded.weight, self.synapse), folded)
 
 
-class Dense(_Block, slayer.block.cuba.Dense):  # type: ignore[misc]
+class Dense(Block, _CubaDense):  # type: ignore[misc]
     """All-to-all -> norm -> LIF, on ``slayer.block.cuba.Dense``.
 
     Args:
@@ -384,7 +398,7 @@ class Dense(_Block, slayer.block.cuba.Dense):  # type: ignore[misc]
         return self._spike(connect(x, folded.weight), folded)
 
 
-class Integrate(_Block, slayer.block.cuba.Affine):  # type: ignore[misc]
+class Integrate(Block, _CubaAffine):  # type: ignore[misc]
     """The read-out: all-to-all -> integrator, on ``slayer.block.cuba.Affine``; returns v in the folded domain, nothing spikes.
 
     Args:
@@ -411,7 +425,7 @@ class Integrate(_Block, slayer.block.cuba.Affine):  # type: ignore[misc]
         return dynamics.integrate(current, self.options.voltage_decay).movedim(1, -1)
 
 
-class Flatten(slayer.block.cuba.Flatten):  # type: ignore[misc]
+class Flatten(_CubaFlatten):  # type: ignore[misc]
     """(N, C, H, W, T) -> (N, C*H*W, T), in C, H, W order."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -440,7 +454,8 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
     )
     if static:
         return sums[:, None].expand(-1, steps, -1, -1, -1).contiguous()
-    return sums.unflatten(0, (x.shape[0], steps))
+    split: torch.Tensor = sums.unflatten(0, (x.shape[0], steps))
+    return split
 
 
 def connect(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="qpsnn",
     help="Quantised, pruned spiking networks: trained in SLAYER, exact on Lava, mapped onto Loihi.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,23 +40,28 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. prune.keep=0.4.")
 ]
 DataFolder = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data set's files.")]
-OutFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder.  [default: runs/NAME]")]
+OutFolder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run folder (default: runs/NAME).")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+
+_INTERRUPTED = 130  # 128 + SIGINT
+_UsageError: Any = typer.BadParameter.__bases__[0]  # click's UsageError, or that of the copy of click in newer typer
 
 
 def main() -> None:
     """Runs the command line and exits with the design's codes: 0 ok, 1 usage or internal, 2 does not fit, 3 mismatch."""
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="qpsnn", standalone_mode=False)
+        if code == _INTERRUPTED:  # what newer typer makes of Ctrl-C
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as leave:
+    except typer.Exit as leave:
         sys.exit(leave.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _complain("interrupted; the same command goes on from the last finished stage.")
-        sys.exit(130)
-    except click.UsageError as error:
+        sys.exit(_INTERRUPTED)
+    except _UsageError as error:
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
-        _complain(f"{error.format_message()}{hint}")
+        _complain(f"{error.format_message().rstrip('.')}.{hint}")
         sys.exit(1)
     except QpsnnError as error:
         _complain(str(error))
@@ -140,7 +144,9 @@ def export(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
 
 @app.command()
 def inspect(
-    file: NetFile, as_lava: Annotated[bool, typer.Option(help="Ignore what Lava ignores.")] = False, as_json: JsonFlag = False
+    file: NetFile,
+    as_lava: Annotated[bool, typer.Option("--as-lava", help="Ignore what Lava ignores.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show what a netx file holds: shapes, integer ranges, stored bits, thresholds."""
     from netx_export import hdf5
@@ -210,7 +216,7 @@ def simulate(
     if out is not None:
         with replacing(out) as temporary, temporary.open("wb") as stream:
             arrays = {f"spikes/{k}": v for k, v in made.spikes.items()} | {f"voltage/{k}": v for k, v in made.voltage.items()}
-            np.savez_compressed(stream, **arrays)
+            np.savez_compressed(stream, allow_pickle=False, **arrays)
         result["out"] = str(out)
     if as_json:
         _print_json(result)
@@ -268,8 +274,14 @@ def map_(
     from netx_export import hdf5
 
     network = hdf5.read(file)
+    board = mapping.load_chip(chip, limits=_limits(limit))
     start = time.perf_counter()
-    placed = mapping.map_network(network, mapping.load_chip(chip, limits=_limits(limit)))
+    try:
+        placed = mapping.map_network(network, board)
+    except CapacityError as error:  # not even one neuron of a layer fits a core
+        if as_json:
+            _print_json({"chip": board.name, "profile": board.profile, "fits": False, "verdict": str(error)})
+        raise
     used = mapping.utilisation(network, placed, chips=chips).to_dict()
     used["seconds"] = time.perf_counter() - start
     if check:
@@ -357,11 +369,14 @@ def _load_array(path: Path) -> Any:
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False, mmap_mode="r")
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError:
         raise FormatError(f"{path}: there is no such file.") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise FormatError(f"{path} is not an .npy file of numbers ({error}).") from None
+    except (OSError, ValueError, EOFError):
+        raise FormatError(f"{path} is not an .npy file of numbers; write one with numpy.save.") from None
+    if not isinstance(found, np.ndarray):
+        raise FormatError(f"{path} holds several arrays; one is expected: write it with numpy.save.")
+    return found
 
 
 def _limits(limits: list[str] | None) -> dict[str, int]:
@@ -375,13 +390,7 @@ def _limits(limits: list[str] | None) -> dict[str, int]:
 
 
 def _command_line() -> str:
-    words = ["qpsnn", *sys.argv[1:]]
-    return " ".join(
-        word
-        if word.replace("=", "").replace(".", "").replace("-", "").replace("/", "").replace("_", "").isalnum()
-        else repr(word)
-        for word in words
-    )
+    return shlex.join(["qpsnn", *sys.argv[1:]])
 
 
 def _err() -> Console:
@@ -414,12 +423,13 @@ def _print_mapping(used: dict[str, Any]) -> None:
     for row in used["layers"]:
         if not row["cores"]:
             continue
-        tile = ",".join(map(str, row["tile"])) if row["tile"] else str(row["neurons_per_core"])
+        tile = "x".join(map(str, reversed(row["tile"]))) if row["tile"] else str(row["neurons_per_core"])
         binding = f"{row['binding']} {row['binding_percent']:.0f} %" if row["binding"] else ""
         numbers = (row["cores"], row["lower_bound"], row["neurons_tile"], row["axon_in"], row["synapse_words"])
         table.add_row(escape(row["name"]), tile, *(f"{n:,}" for n in numbers), binding)
     console = Console(highlight=False)
     console.print(table)
+    console.print("[dim]tile (C x H x W), neurons, axons in and words: of a layer's largest core[/]")
     console.print(f"\n{escape(used['verdict'])}")
     console.print(f"[dim]{escape(used['evidence'][0])}[/]")
 

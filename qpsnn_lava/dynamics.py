@@ -7,8 +7,8 @@ States are whole numbers (SLAYER's values times 4096, below 2**52) held in float
 
     y[t] = trunc(y[t-1] (4096 - d) / 4096) + trunc(4096 x[t])        s[t] = y[t] >= 4096 threshold + eps;  y := 0 after a spike
 
-Backward, as SLAYER: ``g_y[t] = (1 - d / 4096) g_y[t+1] + g_v[t]`` and, for spikes, ``g_v = g_s scale / (2 tau) exp(-|v - threshold| / tau)``;
-the reset does not enter the gradient.
+Backward, as SLAYER: ``g_y[t] = (1 - d / 4096) g_y[t+1] + g_v[t]`` and, for spikes,
+``g_v = g_s scale / (2 tau) exp(-|v - threshold| / tau)``; the reset does not enter the gradient.
 
 Source: lava-dl 0.6 ``slayer/neuron/dynamics/leaky_integrator.py`` and ``slayer/spike/spike.py``, held equal to them by tests.
 """
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+numba: Any
 try:
     import numba
 except ImportError:  # an extra; without it the blocks run on stock SLAYER

@@ -28,8 +28,9 @@ from netx_export.network import (
     Readout,
     neuron_of,
 )
-from qpsnn_lava.blocks import WEIGHT_SCALE, Integrate, _Block, blocks_of
+from qpsnn_lava.blocks import Block, blocks_of
 from qpsnn_lava.model import SpikingNetwork
+from qpsnn_lava.quantise import WEIGHT_SCALE
 
 MIN_WEIGHT, MAX_WEIGHT, MAX_ODD = -256, 254, 127
 MIN_BIAS, MAX_BIAS = -4096, 4095
@@ -91,7 +92,7 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
     """Population and projection of one block."""
     _check_block(block, name)
     synapse = block.synapse
-    if isinstance(block, _Block):
+    if isinstance(block, Block):
         if not block.quantised:
             raise FreezeError(
                 f"{name}: its weights are still real numbers; call set_quantised(model, True) and train (or at least check) it."
@@ -112,7 +113,7 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
         _check_epsilon(block.neuron, name, threshold)
     neuron = _neuron(block.neuron, name, threshold)
     whole = _whole(name, "weight", weight)
-    whole_bias = None if bias is None else _whole(name, "bias", bias).reshape(-1)
+    whole_bias: NDArray[np.int32] | None = None if bias is None else _whole(name, "bias", bias).reshape(-1)
     if whole_bias is not None and whole_bias.size == 1:
         whole_bias = np.repeat(whole_bias, whole.shape[0])
     if _is_dense(block):
@@ -221,7 +222,7 @@ def _is_dense(block: Any) -> bool:
     return type(block.synapse).__name__ == "Dense"
 
 
-def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int64]:
+def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int32]:
     array = values.detach().double().cpu().numpy()
     if not np.all(np.isfinite(array)):
         raise FreezeError(f"{name}: its {what} holds values that are not numbers; the training has diverged.")
@@ -231,7 +232,11 @@ def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int64]:
             f"{name}: {int(odd.sum())} of {array.size} {what} values are not whole numbers of the device unit, the first is "
             f"{array[odd].flat[0]:.6g}; quantise them (ReScaW as pre_hook_fx, or our blocks)."
         )
-    return np.rint(array).astype(np.int64)
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > np.iinfo(np.int32).max:
+        raise FreezeError(f"{name}: its {what} reaches {largest:.3g}, far beyond what the chip holds; the training has diverged.")
+    whole: NDArray[np.int32] = np.rint(array).astype(np.int32)
+    return whole
 
 
 # --- the bounds of contract point 5 ------------------------------------------------------------------------------------

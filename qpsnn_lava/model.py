@@ -36,7 +36,7 @@ class SpikingNetwork(torch.nn.Module):
         for block in self.blocks:
             x = block(x)
         last = self.blocks[-1]
-        return x / last.norm.folded.unit if isinstance(last, blocks.Integrate) else x
+        return x / last.norm.unit if isinstance(last, blocks.Integrate) else x
 
 
 def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, input_max: int) -> SpikingNetwork:

@@ -34,7 +34,7 @@ from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.config import Experiment, load_experiment, to_toml
 from qpsnn_lava.data import Dataset, Split, load
 from qpsnn_lava.freeze import freeze
-from qpsnn_lava.model import SpikingNetwork, build, parameters_of, set_quantised
+from qpsnn_lava.model import SpikingNetwork, build, own_blocks, parameters_of, set_quantised
 from qpsnn_lava.statistics import Accuracy
 from qpsnn_lava.train import Progress, Schedule, Trained, calibrate, evaluate, to_input, train
 
@@ -148,7 +148,7 @@ def open_folder(experiment: Experiment, folder: Path) -> RunFolder:
                 f"{folder} holds another experiment (its config.toml differs); choose another --out, or remove the folder."
             )
         return files
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and is no run folder; choose another --out.")
     write_text(files.config, text)
     return files
@@ -170,10 +170,10 @@ def data_of(experiment: Experiment) -> Dataset:
 
 def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
     """The training phases: float, quantised, scored and cut, fine-tuned.  Returns (and keeps) training.json."""
-    done = checkpoint.load_json(files.training) if files.training.exists() else {}
-    if "fine-tune" in done:
+    done: dict[str, Any] = checkpoint.load_json(files.training) if files.training.exists() else {}
+    if "fine-tune" in done and files.model.exists():
         say(Event("fine-tune", "trained before; going on from there", final=True))
-        return done  # type: ignore[no-any-return]
+        return done
     set_threads(experiment)
     dataset, coding = data_of(experiment), coding_of(experiment)
     settings = experiment.train
@@ -540,11 +540,9 @@ def _command_before(files: RunFolder, command: str) -> str:
 def _layer_rows(
     network: Network, unpruned: Network, plain: SpikingNetwork, checks: dict[str, Any], used: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    asked = {
-        name: block.quantiser.bits
-        for name, block in zip(plain.names, (b for b in plain.blocks if hasattr(b, "synapse")), strict=True)
-        if hasattr(block, "quantiser")
-    }
+    listed: list[Any] = [block for block in plain.blocks if hasattr(block, "synapse")]
+    own = {id(block) for block in own_blocks(plain)}
+    asked = {name: block.quantiser.bits for name, block in zip(plain.names, listed, strict=True) if id(block) in own}
     mapped = {row["name"]: row for row in used["layers"]}
     rows = []
     for population in network.populations[1:]:

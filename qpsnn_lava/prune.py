@@ -159,7 +159,8 @@ def _order(scores: Scores, tie_break: TieBreak) -> NDArray[np.int64]:
     """Channels from best to worst."""
     channels = np.arange(len(scores.rank))
     second = {"nuclear": scores.nuclear, "rate": scores.rate, "none": np.zeros(len(channels))}[tie_break]
-    return np.lexsort((channels, -second, -scores.rank)).astype(np.int64)
+    order: NDArray[np.int64] = np.lexsort((channels, -second, -scores.rank)).astype(np.int64)
+    return order
 
 
 def _global_counts(scores: Mapping[int, Scores], orders: Mapping[int, NDArray[np.int64]], keep: float) -> dict[int, int]:

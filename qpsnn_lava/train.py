@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
 from netx_export.network import Rate, Readout, Voltage
+from qpsnn_lava.blocks import CurrentNorm
 from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.data import Samples, TrainingData
-from qpsnn_lava.model import SpikingNetwork, logits, set_frozen
+from qpsnn_lava.model import SpikingNetwork, logits, own_blocks, set_frozen
 from qpsnn_lava.statistics import Accuracy
 
 Augment = Literal["none", "shift", "flip-shift"]
@@ -71,11 +72,15 @@ class Trained:
     seconds: float
 
 
+DEFAULT_CODING = Coding("direct", steps=4)
+DEFAULT_SCHEDULE = Schedule(epochs=10)
+
+
 def train(
     model: torch.nn.Module,
     dataset: TrainingData,
-    coding: Coding,
-    schedule: Schedule,
+    coding: Coding = DEFAULT_CODING,
+    schedule: Schedule = DEFAULT_SCHEDULE,
     *,
     readout: Readout | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -173,16 +178,16 @@ def first_maximum(scores: torch.Tensor) -> torch.Tensor:
 
 def calibrate(model: torch.nn.Module, dataset: TrainingData, coding: Coding, *, samples: int, batch: int, seed: int) -> None:
     """Estimates the norms' running statistics anew, as plain means over ``samples`` training images, without a gradient step."""
-    norms = [m for m in model.modules() if type(m).__name__ == "CurrentNorm"]
+    norms = [m for m in model.modules() if isinstance(m, CurrentNorm)]
     before = [n.momentum for n in norms]
     set_frozen(model, False)
     model.train()
     chosen = np.random.default_rng([seed, 3]).permutation(len(dataset.train.labels))[:samples]
     with torch.no_grad():
-        for i, low in enumerate(range(0, len(chosen), batch)):
-            for norm in norms:
-                norm.momentum = 1.0 / (i + 1)
+        for low in range(0, len(chosen), batch):
             indices = chosen[low : low + batch]
+            for norm in norms:
+                norm.momentum = len(indices) / (low + len(indices))
             model(to_input(dataset.train.images[indices], coding, dataset.max_value, seed, dataset.train.indices[indices]))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum

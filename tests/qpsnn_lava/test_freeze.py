@@ -187,7 +187,7 @@ def test_weights_that_are_not_numbers() -> None:
     model = small_model()
     with torch.no_grad():
         model.blocks[0].norm.shift[0] = float("nan")
-    with pytest.raises((FreezeError, ValueError), match="not numbers|NaN|nan"):
+    with pytest.raises((FreezeError, ValueError), match=r"not numbers|NaN|nan"):
         freeze(model, (4,), 3)
 
 

@@ -1,0 +1,590 @@
+"""The command line, called as the entry point calls it, and one tiny run from images to report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from netx_export import hdf5
+from netx_export.errors import MissingError
+from netx_export.network import Dense, Integrator, Lif, Network, Population, Projection, Voltage
+from netx_export.simulate import simulate
+from qpsnn_lava import checkpoint, cli, data, pipeline
+
+torch.set_num_threads(1)
+
+VERBS = ("run", "train", "export", "inspect", "simulate", "verify", "map", "report", "doctor")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; nothing else may have been said."""
+        assert self.code != 0 and self.err.count("\n") == 1 and self.err.startswith("error: "), self.err
+        assert "Traceback" not in self.err and "internal error" not in self.err
+        return self.err[len("error: ") : -1]
+
+
+@pytest.fixture
+def qpsnn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs ``qpsnn ...`` in this process on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("QPSNN_DEBUG", raising=False)
+
+    def call(*words: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["qpsnn", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert all(len(line) <= 80 for line in out.splitlines()) or out.startswith(("{", "/")), out
+        code = left.value.code
+        assert isinstance(code, int)
+        return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def pilotnet() -> Path:
+    """Intel's PilotNet, of the lava-dl wheel."""
+    name = "tests/lava/lib/dl/netx/gts/pilotnet_lif/network.net"
+    path = Path(str(metadata.distribution("lava-dl").locate_file(name)))
+    if not path.exists():
+        pytest.skip("this lava-dl has no example networks")
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Eight inputs, five LIF neurons, two integrators."""
+    rng = np.random.default_rng(0)
+    populations = (
+        Population("input", (8,)),
+        Population("hidden", (5,), Lif(4096, 2048, 60), np.array([3, 0, -2, 1, 0], np.int32)),
+        Population("output", (2,), Integrator(4096, 0)),
+    )
+    weights = [rng.integers(-7, 8, shape).astype(np.int32) * 8 for shape in ((5, 8), (2, 5))]
+    projections = (Projection("input", "hidden", Dense(weights[0])), Projection("hidden", "output", Dense(weights[1])))
+    path = tmp_path / "small.net"
+    hdf5.write(Network(populations, projections, Voltage(), 0, 6), path)
+    return path
+
+
+# --- usage -------------------------------------------------------------------------------------------------------------
+
+
+def test_help(qpsnn: Callable[..., Result]) -> None:
+    for words in ((), ("--help",), ("-h",)):
+        result = qpsnn(*words)
+        assert result.code == 0 and not result.err
+        assert all(re.search(rf"\b{verb}\b", result.out) for verb in VERBS) and "Usage: qpsnn" in result.out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb(qpsnn: Callable[..., Result], verb: str) -> None:
+    result = qpsnn(verb, "-h")
+    assert result.code == 0 and not result.err and f"Usage: qpsnn {verb} " in result.out and "--json" in result.out
+    assert "default: runs/NAME" in result.out or verb not in ("run", "train")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], r"No such command 'nope'\. Try 'qpsnn --help'\."),
+        (["map", "--nope", "x.net"], r"No such option: --nope\. Try 'qpsnn map --help'\."),
+        (["run"], r"Missing argument 'EXPERIMENT'\. Try 'qpsnn run --help'\."),
+        (["simulate", "x.net"], r"Missing option '--input'\. Try 'qpsnn simulate --help'\."),
+        (["verify", "x.net", "--samples", "0"], r"Invalid value for '--samples': .*1.*\. Try 'qpsnn verify --help'\."),
+        (["map", "x.net", "--chips", "two"], r"Invalid value for '--chips'.*Try 'qpsnn map --help'\."),
+        (["inspect", "a.net", "b.net"], r"unexpected extra argument.*\. Try 'qpsnn inspect --help'\."),
+    ],
+)
+def test_usage_errors(qpsnn: Callable[..., Result], words: list[str], message: str) -> None:
+    result = qpsnn(*words)
+    assert result.code == 1 and not result.out
+    assert re.search(message, result.error)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inspect", "gone.net"], r"gone\.net: there is no such file"),
+        (["map", "gone.net"], r"gone\.net: there is no such file"),
+        (["simulate", "gone.net", "--input", "x.npy"], r"gone\.net: there is no such file"),
+        (["export", "gone"], r"gone is no run folder: it has no config\.toml\. Make one with: qpsnn run EXPERIMENT --out gone"),
+        (["report", "gone"], r"gone is no run folder"),
+        (["run", "gone.toml"], r"there is no experiment 'gone\.toml'"),
+        (["run", "digit"], r"there is no experiment 'digit': .*did you mean 'digits'\?"),
+        (["run", "digits", "--set", "prune.keap=0.5"], r"prune\.keap is unknown; did you mean 'keep'\?"),
+        (["train", "digits", "--set", "prune"], r"--set 'prune' is not of the form section\.key=value"),
+        (["run", "fashion-mnist", "--data", "gone", "--out", "r"], r"fashion-mnist is not in gone .*--data FOLDER\."),
+    ],
+)
+def test_what_is_not_there(
+    qpsnn: Callable[..., Result], words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = qpsnn(*words)
+    assert result.code == 1 and not result.out
+    assert re.search(message, result.error), result.error
+
+
+def test_a_folder_that_is_taken(qpsnn: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path, tmp_path / "file"):
+        assert re.search(r"is not empty and is no run folder; choose another --out\.", qpsnn("run", "digits", "--out", out).error)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert "cannot write" in qpsnn("run", "digits", "--out", tmp_path / "file" / "below").error
+
+
+def test_an_error_of_ours_is_one_line(qpsnn: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
+    from netx_export import inspect
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("1 / [red]0")
+
+    monkeypatch.setattr(inspect, "describe", broken)
+    result = qpsnn("inspect", small)
+    assert result.code == 1
+    assert result.err == (
+        "error: internal error (ZeroDivisionError: 1 / [red]0). Set QPSNN_DEBUG=1 to see where, and please report it.\n"
+    )
+    monkeypatch.setenv("QPSNN_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["qpsnn", "inspect", str(small)])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_inspect(qpsnn: Callable[..., Result], small: Path) -> None:
+    result = qpsnn("inspect", small)
+    assert result.code == 0 and not result.err
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["layer", "type", "shape", "weights", "range", "bits", "thresh.", "bias"]
+    assert lines[2].split() == ["hidden", "dense", "5", "40", "-56..56", "4", "60", "-2..3"]
+    assert re.fullmatch(r"7 neurons, \d+ synapses, window of 6 steps, read-out: .+", lines[-1])
+    found = qpsnn("inspect", small, "--json").json
+    assert found["neurons"] == 7 and [layer["name"] for layer in found["layers"]] == ["input", "hidden", "output"]
+
+
+def test_inspect_pilotnet(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
+    lines = qpsnn("inspect", pilotnet).out.splitlines()
+    assert lines[2].split() == ["conv1", "conv", "24x32x99", "648", "-20..18", "5", "25", "-60..64"]
+    assert len(lines) == 13 and lines[-1].startswith("158,509 neurons, 10,685,862 synapses")
+
+
+def test_simulate(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    frames = (np.random.default_rng(1).random((4, 8, 6)) < 0.5).astype(np.uint8)
+    np.save(tmp_path / "x.npy", frames)
+    network = hdf5.read(small)
+    expected = simulate(network, frames, states=["output"])
+    result = qpsnn("simulate", small, "--input", tmp_path / "x.npy", "--out", tmp_path / "y.npz", "--json")
+    assert result.code == 0 and not result.err
+    fired = int(expected.spikes["hidden"].sum())
+    assert result.json["samples"] == 4 and result.json["steps"] == 6
+    assert result.json["spikes"] == {"input": int(frames.sum()), "hidden": fired, "output": 0} and fired > 0
+    assert result.json["rates"]["hidden"] == pytest.approx(fired / (4 * 5 * 6))
+    assert result.json["classes"] == expected.voltage["output"][..., -1].argmax(1).tolist()
+    with np.load(tmp_path / "y.npz") as written:
+        assert np.array_equal(written["spikes/hidden"], expected.spikes["hidden"])
+        assert np.array_equal(written["voltage/output"], expected.voltage["output"])
+    table = qpsnn("simulate", small, "--input", tmp_path / "x.npy").out.splitlines()
+    assert table[2].split() == ["hidden", str(fired), f"{100 * fired / 120:.2f}", "%"]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda p: np.save(p, np.zeros((4, 7, 6), np.int64)), r"shape \(4, 7, 6\); expected \(batch, 8, time\)"),
+        (lambda p: np.save(p, np.zeros((4, 8, 6))), "of type float64; whole numbers are expected"),
+        (lambda p: np.save(p, np.full((4, 8, 6), 2)), r"input spikes 2\.\.2; this network takes 0\.\.1"),
+        (lambda p: np.save(p, np.array([{}], object)), r"x\.npy is not an \.npy file of numbers; write one with numpy\.save"),
+        (lambda p: p.write_bytes(b"0 1 1 0"), r"x\.npy is not an \.npy file of numbers"),
+        (lambda p: p.write_bytes(b""), r"x\.npy is not an \.npy file of numbers"),
+        (lambda p: np.savez(p.open("wb"), a=np.zeros(3)), r"x\.npy holds several arrays; one is expected"),
+        (lambda p: None, r"x\.npy: there is no such file"),
+    ],
+)
+def test_simulate_refuses(
+    qpsnn: Callable[..., Result], small: Path, tmp_path: Path, write: Callable[[Path], object], message: str
+) -> None:
+    write(tmp_path / "x.npy")
+    for verb in ("simulate", "verify"):
+        result = qpsnn(verb, small, "--input", tmp_path / "x.npy")
+        assert result.code == 1 and not result.out and re.search(message, result.error), result.error
+
+
+def test_simulate_leaves_nothing_half_written(
+    qpsnn: Callable[..., Result], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 6), np.int64))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    message = qpsnn("simulate", small, "--input", tmp_path / "x.npy", "--out", tmp_path / "y.npz").error
+    assert "cannot write" in message and "No space left on device" in message
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def _verification(mismatches: int) -> Any:
+    from netx_export.verify import Verification
+
+    return Verification(8, 96, 0, 0, 16, mismatches, "sample 3, output[1], v at the end: ..." if mismatches else "")
+
+
+@pytest.mark.parametrize("mismatches", [0, 2])
+def test_verify_codes(
+    qpsnn: Callable[..., Result], small: Path, monkeypatch: pytest.MonkeyPatch, mismatches: int
+) -> None:
+    """What is run is Lava's business (tests of netx_export); here: what is said about it, and the exit code."""
+    from netx_export import verify
+
+    asked: list[Any] = []
+
+    def stand_in(path: Path, network: Network, frames: NDArray[Any], **options: Any) -> Any:
+        asked.append((path, frames.shape, options))
+        return _verification(mismatches)
+
+    monkeypatch.setattr(verify, "verify_lava", stand_in)
+    plain = qpsnn("verify", small, "--samples", "3")
+    both = qpsnn("verify", small, "--json", "--timeout", "5", "--backend", "loihi2")
+    assert asked == [
+        (small, (3, 8, 6), {"backend": "cpu", "timeout": 600.0}),
+        (small, (8, 8, 6), {"backend": "loihi2", "timeout": 5.0}),
+    ]
+    assert plain.code == both.code == (3 if mismatches else 0)
+    assert both.json["mismatches"] == mismatches and f"{mismatches} of 16 voltages differ" in " ".join(plain.out.split())
+    if mismatches:
+        assert plain.error.startswith("sample 3, output[1]")
+
+
+def test_map(qpsnn: Callable[..., Result], pilotnet: Path, tmp_path: Path) -> None:
+    result = qpsnn("map", pilotnet, "--limit", "synapse_words=12000", "--check", "--out", tmp_path / "m.json")
+    assert result.code == 0 and not result.err
+    lines = result.out.splitlines()
+    assert lines[0].split("  ")[0] == "layer"
+    assert lines[2].split()[:4] == ["conv1", "24x32x4", "25", "19"]  # channels, height, width as everywhere
+    said = " ".join(result.out.split())
+    assert re.search(r"fits: \d+ cores on 1 chip of loihi2 with 120 cores each; dense7 fills synapse_words to \d+ %", said)
+    assert "not run on hardware" in said
+    written = json.loads((tmp_path / "m.json").read_text())
+    again = qpsnn("map", pilotnet, "--limit", "synapse_words=12000", "--json").json
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in written["utilisation"].items() if k != "seconds"
+    }
+    assert again["cores"] == sum(row["cores"] for row in again["layers"]) == len(written["mapping"]["cores"])
+
+
+def test_map_that_does_not_fit(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
+    result = qpsnn("map", pilotnet, "--limit", "cores_per_chip=10", "--json")
+    assert result.code == 2 and result.json["fits"] is False
+    assert result.json["verdict"] == result.error
+    assert re.match(r"does not fit: 66 cores need 7 chips, .*Way out: .*a board with 7 chips", result.error)
+    assert result.json["cores"] == 66 and len(result.json["layers"]) == 10 and result.json["evidence"]
+    table = qpsnn("map", pilotnet, "--limit", "cores_per_chip=10")
+    assert table.code == 2 and table.error == result.error and "conv1" in table.out
+    assert qpsnn("map", pilotnet, "--limit", "cores_per_chip=10", "--chips", "7").code == 0
+
+
+def test_map_where_not_even_a_neuron_fits(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
+    result = qpsnn("map", pilotnet, "--limit", "synapse_words=100", "--json")
+    assert result.code == 2 and result.json["fits"] is False and result.json["verdict"] == result.error
+    assert re.match(r"dense7: one neuron needs 2560 synapse_words, a core of loihi2 has 100\. Way out: ", result.error)
+    assert qpsnn("map", pilotnet, "--limit", "synapse_words=100").out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "axon_in"], r"--limit 'axon_in' is not of the form NAME=WHOLE NUMBER, such as synapse_words=12000"),
+        (["--limit", "axon_in=1.5"], r"--limit 'axon_in=1\.5' is not of the form"),
+        (["--limit", "rows=3"], r"loihi2 has no limit 'rows'; it has "),
+        (["--chip", "loihi3"], r"there is no chip 'loihi3' and no such file; known are loihi1, loihi2"),
+    ],
+)
+def test_map_refuses(qpsnn: Callable[..., Result], small: Path, words: list[str], message: str) -> None:
+    result = qpsnn("map", small, *words)
+    assert result.code == 1 and re.search(message, result.error)
+
+
+def test_doctor(qpsnn: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    from qpsnn_lava import doctor
+
+    whole = qpsnn("doctor")
+    assert whole.code in (0, 1) and "component" in whole.out and "lava-nc" in whole.out
+    assert qpsnn("doctor", "--json").json["rows"][0]["component"] == "Python"
+    installed = doctor.installed_version
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name == "lava-dl" else installed(name))
+    result = qpsnn("doctor", "--json")
+    assert result.code == 1 and result.json["command"] == doctor.INSTALL_COMMAND
+    assert {row["component"]: row["state"] for row in result.json["rows"]}["lava-dl"] == "missing"
+
+
+# --- the flow ----------------------------------------------------------------------------------------------------------
+
+TOML = """
+name = "tiny"
+[data]
+name = "fashion-mnist"
+steps = 3
+input_bits = 2
+[[network]]
+type = "conv"
+channels = 4
+stride = 4
+[[network]]
+type = "pool"
+[[network]]
+type = "dense"
+units = 12
+[train]
+epochs = 2
+quantised_epochs = 2
+finetune_epochs = 1
+frozen_epochs = 1
+batch = 24
+learning_rate = 1e-2
+threads = 1
+[prune]
+keep = 0.5
+samples = 32
+[lava]
+samples = 2
+timeout = 100
+"""
+FILES = (
+    "checks.json",
+    "checkpoints",
+    "config.toml",
+    "log.jsonl",
+    "mapping.json",
+    "model.safetensors",
+    "network.net",
+    "report.json",
+    "report.md",
+    "training.json",
+    "unpruned.net",
+)
+
+
+def _write_images(folder: Path) -> None:
+    """A small Fashion-MNIST: classes are bars of other positions, with noise."""
+    rng = np.random.default_rng(0)
+    for prefix, count in (("train", 240), ("t10k", 40)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(0, 80, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 2 : 2 * label + 8] += 150
+        for kind, values in (("images-idx3", images.astype(np.uint8)), ("labels-idx1", labels)):
+            header = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (folder / f"{prefix}-{kind}-ubyte").write_bytes(header + values.tobytes())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images and the experiment."""
+    folder = tmp_path_factory.mktemp("flow")
+    (folder / "images").mkdir()
+    _write_images(folder / "images")
+    assert all((folder / "images" / name).exists() for name in data.FASHION_FILES)
+    (folder / "tiny.toml").write_text(TOML)
+    return folder
+
+
+def _words(made: Path, out: Path) -> tuple[str | Path, ...]:
+    return ("run", made / "tiny.toml", "--data", made / "images", "--out", out)
+
+
+@pytest.fixture(scope="module")
+def done(made: Path) -> Path:
+    """A finished run, made by the command line itself, with Lava in it."""
+    out = made / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qpsnn", *map(str, _words(made, out))])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    assert left.value.code == 0
+    return out
+
+
+def test_a_run_is_complete(done: Path) -> None:
+    assert {p.name for p in done.iterdir()} >= set(FILES) and list(done.glob("**/*.png"))
+    assert not list(done.rglob("*.tmp")) and len(list(done.rglob("report.json"))) == 1
+    report = json.loads((done / "report.json").read_text())
+    assert report["command"].startswith("qpsnn run ") and report["dataset"]["n_test"] == 40
+    assert set(report["accuracy"]) == {"float", "quantised", "pruned", "integer", "lava"}
+    assert report["accuracy"]["integer"]["n"] == 40 and report["accuracy"]["lava"]["n"] == 2
+    agreement = report["agreement"]
+    assert agreement["spike_mismatches"] == agreement["voltage_mismatches"] == 0
+    assert agreement["samples"] == 40 and agreement["lava_samples"] == 2
+    assert agreement["spikes_compared"] == 40 * 3 * (2 * 7 * 7 + 2 * 3 * 3 + 6 + 10) + 2 * 3 * 10
+    assert [(row["name"], row["channels_before"], row["channels_after"]) for row in report["layers"]] == [
+        ("conv1", 4, 2),
+        ("pool2", 4, 2),
+        ("dense3", 12, 6),
+        ("output", 10, 10),
+    ]
+    assert [row["bits"] for row in report["layers"]] == [8, None, 4, 8]
+    assert report["layers"][2]["stored_bits"] <= 4 and report["seconds"].keys() >= {"float", "fine-tune", "lava", "map"}
+    network = hdf5.read(done / "network.net")
+    assert [p.shape for p in network.populations] == [(1, 28, 28), (2, 7, 7), (2, 3, 3), (6,), (10,)]
+    assert hdf5.read(done / "unpruned.net")["dense3"].shape == (12,)
+    log = [json.loads(line) for line in (done / "log.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["epoch"]) for line in log] == [
+        ("float", 1),
+        ("float", 2),
+        ("quantised", 1),
+        ("quantised", 2),
+        ("fine-tune", 1),
+    ]
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix not in (".png", ".svg")
+    }
+
+
+def test_a_second_run_does_nothing_and_prints_the_same(
+    qpsnn: Callable[..., Result], made: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _contents(done)
+    first = qpsnn("report", done)
+    monkeypatch.setattr(pipeline, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(pipeline, "run_lava", lambda *_, **__: pytest.fail("ran Lava again"))
+    result = qpsnn(*_words(made, done))
+    assert result.code == 0 and result.out == first.out and "accuracy" in result.out
+    assert str(done / "report.md") in result.err.replace("\n", "") and "\x1b" not in result.out + result.err
+    assert _contents(done) == before
+    as_json = qpsnn(*_words(made, done), "--json")
+    assert as_json.code == 0 and not as_json.err and as_json.json == json.loads(before["report.json"])
+    assert qpsnn("train", *_words(made, done)[1:], "--json").json["phases"].keys() == {"float", "quantised", "fine-tune"}
+    assert qpsnn("export", done).out == f"{done / 'network.net'}\n"
+    assert qpsnn("export", done, "--json").json == {
+        "network": str(done / "network.net"),
+        "unpruned": str(done / "unpruned.net"),
+    }
+
+
+def test_another_experiment_is_refused(qpsnn: Callable[..., Result], made: Path, done: Path) -> None:
+    result = qpsnn(*_words(made, done), "--set", "prune.keep=0.75")
+    assert result.code == 1
+    assert result.error.startswith(f"{done} holds another experiment (its config.toml differs); choose another --out")
+
+
+def test_an_interrupted_run_goes_on(
+    qpsnn: Callable[..., Result], made: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at awkward places; what comes out in the end is what an undisturbed run gives, bit for bit."""
+    out = made / "interrupted"
+    trained: list[int] = []
+    train, save_model = pipeline.train, checkpoint.save_model
+
+    def count(model: torch.nn.Module, *args: Any, **options: Any) -> Any:
+        trained.append(1)
+        return train(model, *args, **options)
+
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def interrupt_at(name: str) -> Callable[[torch.nn.Module, Path], None]:
+        def save(model: torch.nn.Module, path: Path) -> None:
+            if path.name == name:
+                raise KeyboardInterrupt
+            save_model(model, path)
+
+        return save
+
+    def no_lava(*_: Any, **__: Any) -> Any:
+        raise MissingError("lava-nc is not installed; get it with: pip")
+
+    monkeypatch.setattr(pipeline, "train", count)
+    disturbances: list[tuple[Any, str, Any]] = [
+        (checkpoint, "save_model", interrupt_at("quantised.safetensors")),
+        (pipeline.prune, "cut", interrupt),
+        (checkpoint, "save_model", interrupt_at("model.safetensors")),  # fine-tuned, but not yet where export looks
+        (pipeline, "export", interrupt),
+        (pipeline, "compare_slayer", interrupt),
+        (pipeline.mapping, "map_network", interrupt),
+        (pipeline.report, "markdown", interrupt),
+    ]
+    for module, name, stand_in in disturbances:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stand_in)
+            patch.setattr(pipeline, "run_lava", no_lava)
+            result = qpsnn(*_words(made, out))
+        assert result.code == 130, (name, result.err)
+        assert result.err.endswith("error: interrupted; the same command goes on from the last finished stage.\n")
+        assert not list(out.rglob("*.tmp"))
+    result = qpsnn(*_words(made, out), "--json")
+    assert result.code == 0 and not result.err
+    assert len(trained) == 4  # float, quantised twice, fine-tune
+    assert hdf5.read(out / "network.net") == hdf5.read(done / "network.net")
+    assert hdf5.read(out / "unpruned.net") == hdf5.read(done / "unpruned.net")
+    whole = json.loads((done / "report.json").read_text())
+    for key in ("layers", "mapping", "unpruned", "size_mb", "synaptic_ops", "ties", "dataset"):
+        assert result.json[key] == whole[key], key
+    assert "lava" not in result.json["accuracy"] and result.json["agreement"]["lava_samples"] == 0  # it was not there
+    assert result.json["accuracy"]["integer"] == whole["accuracy"]["integer"]
+
+
+def test_a_mismatch_is_told_with_the_report(
+    qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    checks = json.loads((out / "checks.json").read_text())
+    checks["agreement"]["spike_mismatches"] = 5
+    (out / "checks.json").write_text(json.dumps(checks))
+    result = qpsnn(*_words(made, out), "--json")
+    assert result.code == 3 and result.json["agreement"]["spike_mismatches"] == 5
+    assert result.error.startswith("5 values differ between SLAYER, simulation and Lava")
+
+
+@pytest.mark.parametrize("name", ["network.net", "training.json", "mapping.json", "checkpoints/float.safetensors"])
+def test_a_damaged_run(qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    (out / "checks.json").unlink()
+    content = (out / name).read_bytes()
+    (out / name).write_bytes(content[: len(content) // 2])
+    result = qpsnn(*_words(made, out), "--json")
+    assert result.code == 1 and not result.out and name.split("/")[-1] in result.error
+
+
+def test_the_command_in_the_report_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["qpsnn", "run", "digits", "--set", "prune.keep=[0.5, 0.4]", "--out", "it's here"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/qpsnn", *words[1:]])
+    import shlex
+
+    assert shlex.split(cli._command_line()) == words
