@@ -105,7 +105,7 @@ def run(
         _print_json(made)
     else:
         _print_summary(made)
-        _err().print(f"\nReport: {folder / 'report.md'}", highlight=False)
+        _err().print(f"\nReport: {escape(str(folder / 'report.md'))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def train(
     if as_json:
         _print_json({"run": str(folder), "phases": {k: v for k, v in done.items() if k != "prune"}})
     else:
-        _err().print(f"Model: {folder / 'model.safetensors'}", highlight=False)
+        _err().print(f"Model: {escape(str(folder / 'model.safetensors'))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -252,7 +252,7 @@ def verify(
     if as_json:
         _print_json(result.to_dict())
     else:
-        print(result)
+        Console(highlight=False).print(escape(str(result)))
     if result.mismatches:
         raise MismatchError(result.where)
 

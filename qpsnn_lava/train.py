@@ -18,7 +18,7 @@ from netx_export.network import Rate, Readout, Voltage
 from qpsnn_lava.blocks import CurrentNorm
 from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.data import Samples, TrainingData
-from qpsnn_lava.model import SpikingNetwork, logits, own_blocks, set_frozen
+from qpsnn_lava.model import SpikingNetwork, logits, set_frozen
 from qpsnn_lava.statistics import Accuracy
 
 Augment = Literal["none", "shift", "flip-shift"]

@@ -43,7 +43,7 @@ neurons = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     options=neurons,
     mantissa=st.one_of(st.integers(1, 500), st.integers(1, 131071)),
