@@ -34,8 +34,9 @@ class Board:
 
     @property
     def evidence(self) -> tuple[str, ...]:
-        """One line for the board, then the chip's lines."""
-        return (f"{self.name} = {self.chips} chips of {self.chip.name} [{self.tag}] {self.source}", *self.chip.evidence)
+        """The sentence that a report must carry, one line for the board, then the chip's lines."""
+        first, *rest = self.chip.evidence
+        return (first, f"{self.name} = {self.chips} chips of {self.chip.name} [{self.tag}] {self.source}", *rest)
 
 
 @lru_cache(maxsize=1)

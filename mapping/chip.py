@@ -83,6 +83,7 @@ class Loihi1Cost:
         chunk_bits: bits of a chunk beside its synapses.
         smallest_index_bits, largest_index_bits: widths that the index of a synapse can have.
         cross_chip_slots: slots of an out-axon whose target is on another chip.
+        base_limit: an axon's base is below it; what is beyond goes into the indices of its list.
     """
 
     word_bits: int
@@ -91,6 +92,7 @@ class Loihi1Cost:
     smallest_index_bits: int
     largest_index_bits: int
     cross_chip_slots: int
+    base_limit: int
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class _Sum(_Evidence):
 
 
 class _ConvIndex(_Evidence):
-    value: Literal["neurons-on-core"]
+    value: Literal["largest-index"]
 
 
 class _Loihi2Limits(_Strict):
@@ -264,6 +266,7 @@ class _Loihi1Parameters(_Strict):
     cores_per_tile: _Positive
     grouped_lists: _PerGroup
     conv_index: _ConvIndex
+    base_limit: _Positive
 
 
 class _File(_Strict):

@@ -1,26 +1,56 @@
-"""From a network to a mapping: plan the layers, cut them, put every slice on a core of its own."""
+"""From a network to a mapping: plan the layers, cut them, put the slices on cores."""
 
 from __future__ import annotations
 
-from mapping.chip import Chip
-from mapping.cost import plan_layers
-from mapping.mapping import Core, Mapping, Slice
-from mapping.partition import partition
+from mapping.chip import Chip, allow
+from mapping.cost import Layer, Usage, fan_out, plan_layers, traffic_usage
+from mapping.mapping import Core, Mapping
+from mapping.packing import pack, slices_of
+from mapping.partition import Boxes, Cut, partition
 from netx_export.network import Network
 
 
-def map_network(network: Network, chip: Chip) -> Mapping:
-    """Map a network onto as many cores as it takes, one layer a core, layers and slices in their order.
+def map_network(
+    network: Network, chip: Chip, *, free_tiles: bool = False, share_cores: bool = False, sparse: bool = False
+) -> Mapping:
+    """Map a network onto as few cores as its profile's rules allow, layers and slices in their order.
 
     The n-th core in use is core ``n mod cores_per_chip`` of chip ``n div cores_per_chip``; how many chips there are is not
     asked here (:func:`mapping.utilisation.utilisation` says whether a board is large enough).  An input without neurons comes
     from the host and takes no core.
 
+    Args:
+        network: any.
+        chip: its limits and rules.
+        free_tiles, share_cores, sparse: rules to relax, see :func:`mapping.chip.allow`; the mapping's chip says so.
+
     Raises:
         CapacityError: one neuron of a layer needs more of a resource than a core has; names layer, resource, need, limit
             and a way out.
     """
+    chip = allow(chip, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse)
     layers = plan_layers(network)
     cuts = partition(layers, chip)
-    slices = (Slice(layer.name, ranges) for layer, cut in zip(layers, cuts, strict=True) for ranges in cut.slices())
-    return Mapping(chip, tuple(Core(*divmod(n, chip.cores_per_chip), (piece,)) for n, piece in enumerate(slices)))
+    if int(chip.rule("layers_per_core")) > 1:
+        cores = pack(layers, chip, cuts, _out_axons(layers, cuts, chip))
+    else:
+        cores = slices_of(layers, cuts)
+    return Mapping(chip, tuple(Core(*divmod(n, chip.cores_per_chip), pieces) for n, pieces in enumerate(cores)))
+
+
+def _out_axons(layers: tuple[Layer, ...], cuts: tuple[Cut | Boxes, ...], chip: Chip) -> list[list[Usage]] | None:
+    """Each slice's out-axon slots as if every target slice had a core of its own: an upper bound; None without such a limit."""
+    if "axon_out" not in chip.core_limits:
+        return None
+    boxes = {layer.name: list(cut.slices()) for layer, cut in zip(layers, cuts, strict=True)}
+    chips = -(-sum(cut.cores for cut in cuts) // chip.cores_per_chip)
+    out = []
+    for layer in layers:
+        fans = [
+            fan_out(layer.shape, synapses, boxes[target.name])
+            for target in layers
+            for synapses in target.inputs
+            if synapses.source == layer.name
+        ]
+        out.append([traffic_usage(ranges, fans, chip, chips) for ranges in boxes[layer.name]])
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from mapping.check import check, recount
-from mapping.chip import Chip, chip_names, load_chip
+from mapping.chip import Chip, allow, chip_names, load_chip
 from mapping.cost import RESOURCES, FanOut, fan_out, plan_layers, slice_usage, traffic_usage
 from mapping.mapper import map_network
 from mapping.mapping import Mapping
@@ -26,6 +27,7 @@ PROFILE = settings(max_examples=60, deadline=None, derandomize=True, suppress_he
 
 def weights(rng: np.random.Generator, shape: tuple[int, ...], bits: int) -> np.ndarray:
     weight = rng.integers(-(1 << bits - 1), 1 << bits - 1, shape)
+    weight[rng.random(shape) < rng.choice([0.0, 0.5, 0.9])] = 0
     weight.flat[0] = 1  # never all zero
     return weight
 
@@ -83,7 +85,10 @@ def chips(draw: st.DrawFn) -> Chip:
     limits = {"neurons": draw(st.integers(3, 40)), "synapse_words": draw(st.integers(60, 700))}
     limits["cores_per_chip"] = draw(st.sampled_from([3, 10, 128]))
     limits["axon_out" if name == "loihi1" else "pool"] = draw(st.integers(200, 900))
-    return load_chip(name, limits)
+    chip = load_chip(name, limits)
+    if name == "loihi1" and draw(st.booleans()):  # small networks have no bases beyond 256
+        chip = replace(chip, parameters=tuple(replace(p, value=5) if p.name == "base_limit" else p for p in chip.parameters))
+    return allow(chip, sparse=draw(st.booleans()))
 
 
 def mapped(network: Network, chip: Chip) -> Mapping:
