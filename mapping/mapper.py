@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from mapping.chip import Chip, allow
+from mapping.coupled import choose_cuts
 from mapping.cost import Layer, Usage, fan_out, plan_layers, traffic_usage
 from mapping.mapping import Core, Mapping
 from mapping.packing import pack, slices_of
 from mapping.partition import Boxes, Cut, partition
+from mapping.traffic import Activity, rates
 from netx_export.network import Network
 
 
 def map_network(
-    network: Network, chip: Chip, *, free_tiles: bool = False, share_cores: bool = False, sparse: bool = False
+    network: Network,
+    chip: Chip,
+    *,
+    free_tiles: bool = False,
+    share_cores: bool = False,
+    sparse: bool = False,
+    objective: str = "cores",
+    activity: Activity | None = None,
 ) -> Mapping:
     """Map a network onto as few cores as its profile's rules allow, layers and slices in their order.
 
@@ -23,14 +32,21 @@ def map_network(
         network: any.
         chip: its limits and rules.
         free_tiles, share_cores, sparse: rules to relax, see :func:`mapping.chip.allow`; the mapping's chip says so.
+        objective: "cores", "traffic" or "balance", see :func:`mapping.coupled.choose_cuts`.
+        activity: population -> spikes per neuron and step; None: a rate is assumed (:func:`mapping.traffic.rates`).
 
     Raises:
         CapacityError: one neuron of a layer needs more of a resource than a core has; names layer, resource, need, limit
             and a way out.
+        ConfigError: an unknown objective, or an activity that is none.
     """
     chip = allow(chip, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse)
     layers = plan_layers(network)
-    cuts = partition(layers, chip)
+    rate = rates(network, activity)
+    if objective == "cores" and "axon_out" not in chip.core_limits:
+        cuts = partition(layers, chip)
+    else:
+        cuts = choose_cuts(layers, chip, rate, objective).cuts
     if int(chip.rule("layers_per_core")) > 1:
         cores = pack(layers, chip, cuts, _out_axons(layers, cuts, chip))
     else:

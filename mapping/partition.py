@@ -6,7 +6,7 @@ A strategy is a callable ``(layer, chip, fits) -> cuts in the order of preferenc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, pairwise, product
@@ -23,13 +23,10 @@ from mapping.cost import (
     channels_by_group,
     conv_masks,
     excess,
-    fan_out,
     slice_usage,
 )
 from mapping.mapping import Range
 from netx_export.errors import CapacityError
-
-MAX_ROUNDS = 16  # of cutting all layers anew, where out-axons couple a loop of layers
 
 WAYS_OUT = {
     "neurons": "map it to a chip with room for a neuron",
@@ -88,42 +85,14 @@ class Boxes:
 
 
 def partition(layers: Sequence[Layer], chip: Chip) -> tuple[Cut | Boxes, ...]:
-    """How each layer is cut so that every slice fits a core of its own.
+    """How each layer is cut so that every slice fits a core of its own, for chips whose layers are independent (no out-axons).
 
-    Where the chip has no out-axons (loihi2) the layers are independent.  loihi1 counts an out-axon per neuron and destination
-    core, so layers are cut from the last to the first, and anew until nothing changes (a loop of layers may need it).
+    Where out-axons couple the layers (loihi1), :func:`mapping.coupled.choose_cuts` does it.
 
     Raises:
         CapacityError: one neuron of a layer needs more of a resource than a core has.
     """
-    chips = 1
-    cuts: dict[str, Cut | Boxes] = {}
-    before = cuts
-    for _ in range(MAX_ROUNDS):
-        before = dict(cuts)
-        for layer in reversed(layers):
-            cuts[layer.name] = cut_layer(layer, chip, _fans(layer, layers, cuts, chip), chips)
-        needed = -(-sum(cut.cores for cut in cuts.values()) // chip.cores_per_chip)
-        if "axon_out" not in chip.core_limits or (cuts == before and (chips > 1 or needed <= 1)):
-            return tuple(cuts[layer.name] for layer in layers)
-        chips = max(chips, needed)
-    grown = next(layer.name for layer in layers if cuts[layer.name] != before[layer.name])
-    raise CapacityError(
-        f"{grown}: its out-axons need more cores each time its targets are spread over more; {chip.name} has "
-        f"{chip.core_limits['axon_out']} out-axon slots a core. Way out: {WAYS_OUT['axon_out']}."
-    )
-
-
-def _fans(layer: Layer, layers: Sequence[Layer], cuts: Mapping[str, Cut | Boxes], chip: Chip) -> tuple[FanOut, ...]:
-    """Where the layer's spikes go, as far as its targets are cut; an uncut target counts as one core."""
-    if "axon_out" not in chip.core_limits:
-        return ()
-    return tuple(
-        fan_out(layer.shape, synapses, list(cuts.get(target.name, Cut(target.shape, target.shape)).slices()))
-        for target in layers
-        for synapses in target.inputs
-        if synapses.source == layer.name
-    )
+    return tuple(cut_layer(layer, chip) for layer in layers)
 
 
 def cut_layer(layer: Layer, chip: Chip, fans: Sequence[FanOut] = (), chips: int = 1) -> Cut | Boxes:
@@ -179,14 +148,23 @@ def tiles(layer: Layer, chip: Chip) -> list[Cut]:
     cores, then the most channels, the tallest and the widest tile (assumed).
     """
     channels, height, width = layer.shape
-    powers = [1 << i for i in range(width.bit_length())]
-    neurons = chip.core_limits["neurons"]
     if chip.rule("tile_width") == "free":
-        steps = product(quotients(channels), quotients(height), quotients(width))
-    else:
-        widths = powers if chip.rule("tile_width") == "power-of-two" else halvings(width)
-        steps = product(halvings(channels), halvings(height), widths)
-    return sorted((Cut(layer.shape, step) for step in steps if math.prod(step) <= neurons), key=lambda cut: cut.cores)
+        return _tiles(layer, chip, quotients(channels), quotients(height), quotients(width))
+    powers = [1 << i for i in range(width.bit_length())]
+    widths = powers if chip.rule("tile_width") == "power-of-two" else halvings(width)
+    return _tiles(layer, chip, halvings(channels), halvings(height), widths)
+
+
+def halved_tiles(layer: Layer, chip: Chip) -> list[Cut]:
+    """The tiles of ``ceil(size / 2^j)`` along each axis, fewest cores first."""
+    return _tiles(layer, chip, *(halvings(size) for size in layer.shape))
+
+
+def _tiles(layer: Layer, chip: Chip, *steps: Sequence[int]) -> list[Cut]:
+    neurons = chip.core_limits["neurons"]
+    return sorted(
+        (Cut(layer.shape, step) for step in product(*steps) if math.prod(step) <= neurons), key=lambda cut: cut.cores
+    )
 
 
 def halvings(size: int) -> list[int]:
