@@ -164,6 +164,8 @@ def candidates(layer: Layer, chip: Chip, rate: Mapping[str, float]) -> list[Cand
 
 
 def _candidate(layer: Layer, cut: Cut | Boxes, rate: Mapping[str, float]) -> Candidate:
+    if not layer.inputs:
+        return Candidate(cut, cut.cores, 0.0, 0.0)
     if isinstance(cut, Cut) and len(cut.shape) == 3 and len(layer.inputs) == 1 and isinstance(layer.inputs[0], ConvInput):
         conv = layer.inputs[0]  # separable: no need to go through the slices
         reach = [[axis_reach(conv, axis, bounds) for bounds in cut.axis(axis)] for axis in range(3)]
@@ -313,7 +315,7 @@ class _Search:
         if (source, number) not in self.tables:
             target, synapses = self.feeds[source][number]
             cuts, fed = ([c.cut for c in self.candidates[i]] for i in (source, target))
-            largest = np.array([max(math.prod(b - a for a, b in r) for r in cut.slices()) for cut in cuts], dtype=np.int64)
+            largest = np.array([_largest(cut) for cut in cuts], dtype=np.int64)
             if isinstance(synapses, DenseInput):
                 table = np.outer(largest, [cut.cores for cut in fed])
             elif len(self.layers[source].shape) == 1:  # flat neurons into a convolution: the widest fan of all, an upper bound
@@ -348,6 +350,13 @@ class _AxisTable:
             for a in set(steps):
                 small[a, b] = int(np.add.reduceat(fan, np.arange(0, fan.size, a)).max())
         return np.array([[small[a, b] for b in onto] for a in steps], dtype=np.int64)
+
+
+def _largest(cut: Cut | Boxes) -> int:
+    """Neurons of the largest slice."""
+    if isinstance(cut, Cut):
+        return math.prod(cut.step)
+    return max(math.prod(b - a for a, b in ranges) for ranges in cut.slices())
 
 
 def _fan(conv: ConvInput, axis: int, cut: Cut | Boxes) -> NDArray[np.int64]:
