@@ -159,7 +159,7 @@ class _Wire:
         else:
             self.inputs, self.weight = _unrolled(synapse, network[projection.source].shape, ranges)
         delay = np.zeros((1, 1), dtype=np.int64) if projection.delay is None else projection.delay.astype(np.int64)
-        self.delay = delay[neurons] if delay.shape[0] > 1 or delay.shape == (neurons.size, 1) else delay[:, self.inputs % delay.shape[1]]
+        self.delay = delay[neurons] if delay.shape[0] > 1 else delay  # of the target neurons, or of the inputs
         self.coming = np.zeros((int(self.delay.max()) + 1, batch, neurons.size), dtype=np.int64)
 
     def accumulate(self, mail: Int64) -> None:
