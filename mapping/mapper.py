@@ -9,6 +9,8 @@ from mapping.mapping import Core, Mapping
 from mapping.packing import pack, slices_of
 from mapping.partition import Boxes, Cut, partition
 from mapping.traffic import Activity, rates
+from mapping.utilisation import partial_utilisation
+from netx_export.errors import CapacityError
 from netx_export.network import Network
 
 
@@ -37,12 +39,19 @@ def map_network(
 
     Raises:
         CapacityError: one neuron of a layer needs more of a resource than a core has; names layer, resource, need, limit
-            and a way out.
+            and a way out; its ``partial`` holds what is known of the other layers.
         ConfigError: an unknown objective, or an activity that is none.
     """
     chip = allow(chip, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse)
-    layers = plan_layers(network)
     rate = rates(network, activity)
+    try:
+        return _mapped(plan_layers(network), chip, rate, objective)
+    except CapacityError as error:
+        error.partial = partial_utilisation(network, chip, str(error))
+        raise
+
+
+def _mapped(layers: tuple[Layer, ...], chip: Chip, rate: Activity, objective: str) -> Mapping:
     if objective == "cores" and "axon_out" not in chip.core_limits:
         cuts = partition(layers, chip)
     else:

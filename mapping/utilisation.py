@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mapping.chip import Chip
 from mapping.cost import (
     ConvInput,
     DenseInput,
@@ -27,7 +28,8 @@ from mapping.cost import (
     traffic_usage,
 )
 from mapping.mapping import Mapping, Range
-from netx_export.errors import ConfigError
+from mapping.partition import cut_layer
+from netx_export.errors import CapacityError, ConfigError
 from netx_export.network import Network
 
 
@@ -143,7 +145,7 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
     for population in network.populations:
         name, shape = population.name, population.shape
         if name in layers:
-            rows.append(_row(layers[name], slices[name], uses[name], shape, mapping))
+            rows.append(_row(layers[name], slices[name], uses[name], shape, mapping.chip))
         else:
             rows.append(_host_row(name, shape, population.size))
     total = reduce(add, (use for usages in uses.values() for use in usages), Usage())
@@ -163,6 +165,39 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
         layers=tuple(rows),
         evidence=mapping.chip.evidence,
     )
+
+
+def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str, Any]:
+    """What can be said of a network that does not fit: the tables of :meth:`Utilisation.to_dict`, with None for what is unknown.
+
+    Layers that fit by themselves have their rows (without what depends on other layers); the others have ``error``, a sentence.
+
+    Args:
+        network: that was to be mapped.
+        chip: with the rules that were asked for.
+        message: why it does not fit; it becomes the verdict.
+    """
+    rows: list[dict[str, Any]] = []
+    layers = {layer.name: layer for layer in plan_layers(network)}
+    for population in network.populations:
+        layer = layers.get(population.name)
+        if layer is None:
+            rows.append({**_plain(asdict(_host_row(population.name, population.shape, population.size))), "error": None})
+            continue
+        try:
+            slices = [[ranges] for ranges in cut_layer(layer, chip).slices()]
+        except CapacityError as error:
+            unknown = {f.name: None for f in fields(LayerUse)}
+            shape, least = list(population.shape), lower_bound(layer, chip)
+            known = {"name": layer.name, "type": layer.kind, "shape": shape, "neurons": population.size, "lower_bound": least}
+            rows.append({**unknown, **known, "percent": {}, "error": str(error)})
+            continue
+        usages = [slice_usage(layer, boxes[0], chip) for boxes in slices]
+        rows.append({**_plain(asdict(_row(layer, slices, usages, population.shape, chip))), "error": None})
+    unknown = {f.name: None for f in fields(Utilisation)}
+    bound = network_lower_bound(list(layers.values()), chip)
+    known = {"chip": chip.name, "profile": chip.profile, "fits": False, "verdict": message, "lower_bound": bound}
+    return {**unknown, **known, "layers": rows, "evidence": list(chip.evidence)}
 
 
 Boxes = list[tuple[Range, ...]]  # the slices of one population on one core
@@ -214,8 +249,7 @@ def _layer_usages(
     ]
 
 
-def _row(layer: Layer, slices: list[Boxes], usages: list[Usage], shape: tuple[int, ...], mapping: Mapping) -> LayerUse:
-    chip = mapping.chip
+def _row(layer: Layer, slices: list[Boxes], usages: list[Usage], shape: tuple[int, ...], chip: Chip) -> LayerUse:
     total = reduce(add, usages)
     cores = len(usages)
     largest = max((ranges for boxes in slices for ranges in boxes), key=lambda ranges: math.prod(b - a for a, b in ranges))
