@@ -27,7 +27,7 @@ def ten_layers(size: int = 448, layers: int = 10) -> Network:
     for number in range(layers):
         source = populations[-1]
         stride = 2 if number % 3 == 0 else 1
-        weight = rng.integers(-8, 8, (channels[number % len(channels)], source.shape[0], 3, 3))
+        weight = rng.integers(-8, 8, (channels[number % len(channels)], source.shape[0], 3, 3), dtype=np.int32)
         weight[0, 0, 0, 0] = -8
         weight[0, 0, 0, 1] = 7
         conv = Conv(weight, stride=(stride, stride), padding=(1, 1))
@@ -49,7 +49,8 @@ def bench(network: Network | None = None, chip: Chip | None = None) -> list[dict
     network = ten_layers() if network is None else network
     chip = load_chip("loihi2") if chip is None else chip
     rows = []
-    for what, free, share in (("default", False, False), ("free tiles", True, False), ("free tiles, shared cores", True, True)):
+    ways = (("default", False, False), ("free tiles", True, False), ("free tiles, shared cores", True, True))
+    for what, free, share in ways:
         start = time.perf_counter()
         mapping = map_network(network, chip, free_tiles=free, share_cores=share)
         seconds = time.perf_counter() - start

@@ -254,7 +254,7 @@ class _FormulaCount:
         synapse, bits = projection.synapse, self.bits[id(projection)]
         if not isinstance(synapse, Conv):
             nonzero = synapse.weight[_members(self.network, piece)] != 0
-            words, longest = _cheaper_lists(nonzero.sum(axis=0), size, bits + _delay_bits(projection), nonzero, self.chip, cost)
+            words, longest = _cheaper_lists(nonzero, size, bits + _delay_bits(projection), self.chip, cost)
             return synapse.weight.shape[1], words, longest
         source = self.network[projection.source].shape
         reach = [_incidence(synapse, axis, source[1 + axis], piece.ranges[1 + axis]) for axis in (0, 1)]
@@ -267,7 +267,7 @@ class _FormulaCount:
         masks = [np.unique(matrix, axis=0, return_inverse=True)[1].ravel() for matrix in reach]
         used = np.add.outer(~reach[0].any(axis=1), ~reach[1].any(axis=1)) == 0
         block = base // cost.base_limit if (y1 - y0) * (x1 - x0) > cost.base_limit else np.zeros_like(base)
-        keys = np.stack([np.broadcast_to(masks[0][:, None], base.shape), np.broadcast_to(masks[1], base.shape), block])[:, used]
+        keys = np.stack([*np.broadcast_arrays(masks[0][:, None], masks[1]), block])[:, used]
         length = np.outer(reach[0].sum(axis=1), reach[1].sum(axis=1))[used]
         if not length.size:
             return axons, 0, 0
@@ -280,14 +280,12 @@ class _FormulaCount:
         return axons, words, _chunked_words(int(length.max()) * max(per_group), bits, cost)
 
 
-def _cheaper_lists(
-    counts: NDArray[np.int64], size: int, bits: int, nonzero: NDArray[np.bool_], chip: Chip, cost: Loihi1Cost
-) -> tuple[int, int]:
+def _cheaper_lists(nonzero: NDArray[np.bool_], size: int, bits: int, chip: Chip, cost: Loihi1Cost) -> tuple[int, int]:
     """Words in all and of the longest list: every weight without an index, or the non-zero ones with one."""
     full = _chunked_words(size, bits, cost)
     rows = np.flatnonzero(nonzero.any(axis=1))
     wide = bits + _index_bits(int(rows[-1]) if rows.size else 0, cost)
-    sparse = [_chunked_words(int(n), wide, cost) for n in counts]
+    sparse = [_chunked_words(int(n), wide, cost) for n in nonzero.sum(axis=0)]
     offers = {"dense": (len(sparse) * full, full), "sparse": (sum(sparse), max(sparse))}
     rule = str(chip.rule("dense_lists"))
     return min(offers.values(), key=lambda offer: offer[0]) if rule == "cheapest" else offers[rule]
@@ -417,7 +415,8 @@ class _EnumeratedCount:
                 if sparse and not synapse.weight[s.post, s.pre[0]]:
                     continue
                 lists[s.pre] += bits + cost.dense_index_bits
-            return len({s.pre for s in here}), sum(int(np.ceil((n + cost.header_bits) / cost.word_bits)) for n in lists.values())
+            words = sum(int(np.ceil((n + cost.header_bits) / cost.word_bits)) for n in lists.values())
+            return len({s.pre for s in here}), words
         # Every weight of a channel on the core is in a list of its own input channel and kernel position, used or not.
         _, height, width = self.network[projection.target].shape
         out_channels, per_group, kernel_y, kernel_x = synapse.weight.shape

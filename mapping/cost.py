@@ -84,8 +84,7 @@ class NonZero:
 
     @cached_property
     def _used(self) -> NDArray[np.bool_]:
-        used: NDArray[np.bool_] = self._weight.any(axis=1)
-        return used
+        return np.asarray(self._weight.any(axis=1), dtype=np.bool_)
 
     @cached_property
     def total(self) -> int:
@@ -96,9 +95,9 @@ class NonZero:
         """int64[pre]: non-zero weights of each input to the outputs."""
         if isinstance(posts, tuple):
             if self._cumulative is not None:
-                return (self._cumulative[posts[1]] - self._cumulative[posts[0]]).astype(np.int64)
+                return np.asarray(self._cumulative[posts[1]] - self._cumulative[posts[0]], dtype=np.int64)
             posts = np.arange(*posts)
-        return np.count_nonzero(self._weight[posts], axis=0).astype(np.int64)
+        return np.asarray(np.count_nonzero(self._weight[posts], axis=0), dtype=np.int64)
 
     def last(self, posts: Posts) -> int:
         """The place, among the outputs, of the last one that has a non-zero weight; -1 where none has."""
@@ -152,7 +151,9 @@ class ConvInput:
 
 @dataclass(frozen=True)
 class Layer:
-    """A population that takes cores, with everything that its cost depends on: shapes and bit widths (weights only for sparse lists).
+    """A population that takes cores, with everything that its cost depends on: shapes and bit widths.
+
+    Weights themselves count only where zeros are not stored.
 
     Args:
         name: of the population.
@@ -377,9 +378,9 @@ def population_lists(conv: ConvInput, ranges: tuple[Range, ...], cost: Loihi1Cos
     """A convolution's in-axons and lists: one in-axon per pixel that reaches the slice, lists that pixels share.
 
     Pixels share lists where they use the same kernel positions (my, mx) and their base, the first output pixel, lies in the
-    same 256 neurons: ``words = sum over (my, mx, block of 256) of list_words(I * |my| * |mx| * C)``, I input channels per group,
-    C channels of the slice; the index names the largest neuron of the slice that a list holds, less the part of the base
-    below 256.  ``list_words``, the limit of a single list, is that of one input channel.
+    same 256 neurons: ``words = sum over (my, mx, block of 256) of list_words(I * |my| * |mx| * C)``, I input channels per
+    group, C channels of the slice; the index names the largest neuron of the slice that a list holds, less the part of the
+    base below 256.  ``list_words``, the limit of a single list, is that of one input channel.
 
     Source: nengo-loihi 1.1.0 (``conv2d_loihi_weights`` with channels first, ``Synapse.bits``).
     """

@@ -1,10 +1,10 @@
 """Choosing the cuts of all layers together: an exact dynamic programme along chains, a beam where a graph branches widely.
 
-A layer's out-axons (loihi1) depend on its own tiles and on those of the layers that it feeds, so the cut with the fewest cores
-for one layer can force many on the one before it.  Every layer gets a list of candidates that fit by themselves; the programme
-goes from the last layer to the first and keeps, for each cut of the layers that are still coupled to earlier ones, the best sum
-so far.  On chains nothing is dropped; elsewhere at most ``BEAM`` states are kept, and the out-axons to several targets are
-bounded by the sum of each one's maximum.
+A layer's out-axons (loihi1) depend on its own tiles and on those of the layers that it feeds, so the cut with the fewest
+cores for one layer can force many on the one before it.  Every layer gets a list of candidates that fit by themselves; the
+programme goes from the last layer to the first and keeps, for each cut of the layers that are still coupled to earlier ones,
+the best sum so far.  On chains nothing is dropped; elsewhere at most ``BEAM`` states are kept, and the out-axons to several
+targets are bounded by the sum of each one's maximum.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +86,9 @@ def choose_cuts(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float], 
         layers: of the network.
         chip: limits and rules.
         rate: population -> spikes per neuron and step.
-        objective: "cores": the fewest, of those the fewest messages; "traffic": the fewest messages, of those the fewest cores;
-            "balance": the smallest maximum of synaptic operations on a core that the cores of as many chips allow as the
-            fewest cores need.
+        objective: "cores": the fewest, of those the fewest messages; "traffic": the fewest messages, of those the fewest
+            cores; "balance": the smallest maximum of synaptic operations on a core that the cores of as many chips allow as
+            the fewest cores need.
 
     Raises:
         CapacityError: a neuron fits no core, or out-axons never fit.
@@ -110,7 +111,7 @@ def choose_cuts(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float], 
 def pareto_front(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float]) -> tuple[Plan, ...]:
     """Plans of which none is better in cores, messages and the busiest core's operations at once, fewest cores first.
 
-    For some ten levels of the largest load the fewest cores and the fewest messages are found; what others dominate is dropped.
+    For some ten levels of the largest load the fewest cores and the fewest messages are found; what others dominate goes.
     The chips are as many as the fewest cores need.
     """
     search = _Search(layers, chip, rate)
@@ -121,9 +122,9 @@ def pareto_front(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float])
     even = search.most_even(budget) or fewest
     loads = sorted({c.operations for offers in search.candidates for c in offers})
     between = [load for load in loads if even.operations <= load <= fewest.operations]
-    chosen = sorted({between[round(i * (len(between) - 1) / (LEVELS - 1))] for i in range(LEVELS)} | {math.inf}) if between else []
+    chosen = {between[round(i * (len(between) - 1) / (LEVELS - 1))] for i in range(LEVELS)} if between else set()
     plans = [fewest, even]
-    for load in chosen:
+    for load in sorted(chosen | {math.inf}):
         plans += [plan for goal in ("cores", "traffic") if (plan := search.best(goal, load)) and plan.cores <= budget]
     values = {(p.cores, p.messages, p.operations): p for p in plans}
 
@@ -134,7 +135,7 @@ def pareto_front(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float])
 
 
 def candidates(layer: Layer, chip: Chip, rate: Mapping[str, float]) -> list[Candidate]:
-    """Cuts of a layer that fit by themselves, in the order of preference; at least that of :func:`mapping.partition.cut_layer`.
+    """Cuts of a layer that fit by themselves, in the order of preference, that of :func:`mapping.partition.cut_layer` too.
 
     Without out-axons only those that no other dominates in cores, messages and operations.
     """
@@ -183,6 +184,9 @@ def _candidate(layer: Layer, cut: Cut | Boxes, rate: Mapping[str, float]) -> Can
     return Candidate(cut, cut.cores, math.fsum(messages_), max(operations_))
 
 
+_Path: TypeAlias = "tuple[int, _Path] | None"
+
+
 @dataclass(frozen=True)
 class _State:
     """Cuts so far: ``key`` of the layers still coupled, ``path`` of all (candidate, the rest of the path)."""
@@ -190,7 +194,7 @@ class _State:
     key: tuple[int, ...]
     main: float
     second: float
-    path: tuple[int, tuple[int, object]] | tuple[()]
+    path: _Path
 
 
 class _Search:
@@ -243,7 +247,7 @@ class _Search:
     def _solve(self, goal: str, load: float, slots: int) -> Plan | None:
         last = len(self.layers) - 1
         involved = [{s, *(t for t, _ in feeds)} if feeds else set() for s, feeds in enumerate(self.feeds)]
-        states = [_State((), 0.0, 0.0, ())]
+        states = [_State((), 0.0, 0.0, None)]
         frontier: tuple[int, ...] = ()
         for i in range(last, -1, -1):
             ready = [s for s, layers in enumerate(involved) if layers and min(layers) == i]
@@ -273,8 +277,8 @@ class _Search:
                     places = places[np.lexsort((then[places], first[places]))[:1]]
                 for place in places:
                     c = int(place)
-                    path = (c, states[int(origin[c])].path)
-                    new.append(_State((c, *key) if i in needed else key, float(first[c]), float(then[c]), path))
+                    chosen_so_far = (c, states[int(origin[c])].path)
+                    new.append(_State((c, *key) if i in needed else key, float(first[c]), float(then[c]), chosen_so_far))
             if not new:
                 self.stuck = i
                 return None
@@ -282,11 +286,10 @@ class _Search:
             frontier = (i, *kept) if i in needed else kept
         best = min(states, key=lambda state: (state.main, state.second))
         picks: list[int] = []
-        path: object = best.path
-        while path:
-            assert isinstance(path, tuple)
-            picks.append(path[0])
-            path = path[1]
+        path = best.path
+        while path is not None:
+            pick, path = path
+            picks.append(pick)
         plan = [offers[pick] for offers, pick in zip(self.candidates, picks, strict=True)]
         return Plan(
             tuple(c.cut for c in plan),
@@ -331,7 +334,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class _AxisTable:
-    """Along one axis: the most of ``sum over inputs of a source range of the target ranges reached``, for each pair of cuts."""
+    """Along one axis, for each pair of cuts: the most that the inputs of a source range reach of the target's ranges."""
 
     conv: ConvInput
     axis: int
@@ -363,4 +366,4 @@ def _fan(conv: ConvInput, axis: int, cut: Cut | Boxes) -> NDArray[np.int64]:
     """int64[inputs along the axis]: how many ranges of the cut each reaches."""
     assert isinstance(cut, Cut)
     ranges: list[Range] = cut.axis(axis)
-    return np.sum([reaching(conv, axis, bounds) for bounds in ranges], axis=0, dtype=np.int64)
+    return np.asarray(np.sum([reaching(conv, axis, bounds) for bounds in ranges], axis=0), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Details of a mapping for a report: every core, the synapse numbers kept apart, traffic between layers, energy of loihi1, what-if."""
+"""Details of a mapping for a report: every core, synapse numbers kept apart, traffic, energy of loihi1, what-if."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mapping.utilisation import core_usages
 from mapping.widths import at_bits, cores_by_bits, good_widths, next_lower_width_that_saves
 from netx_export.errors import ConfigError
 from netx_export.integers import stored_bits
-from netx_export.network import Conv, Network
+from netx_export.network import Conv, Dense, Network
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class CoreUse:
 
     def to_row(self) -> dict[str, Any]:
         """Flat, for a table: ``used_X``, ``limit_X`` and ``percent_X`` of every resource X."""
-        row: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("used", "limit", "percent")}
+        single = [f.name for f in fields(self) if f.name not in ("used", "limit", "percent")]
+        row: dict[str, Any] = {name: getattr(self, name) for name in single}
         for name in self.used:
             row |= {
                 f"used_{name}": self.used[name],
@@ -116,8 +117,8 @@ class SynapseNumbers:
         words: memory words on all cores of the mapping.
         sharing_ratio: logical connections per unique weight.
         overhead: bits of memory per bit of unique weight (indices, headers, copies on several cores).
-        saved_by_pruning: words that an unpruned net of 8 bits needs more than this one at 8 bits, each layer on a single core of
-            unlimited size; 0 where no unpruned net was given.
+        saved_by_pruning: words that an unpruned net of 8 bits needs more than this one at 8 bits, each layer on a single core
+            of unlimited size; 0 where no unpruned net was given.
         saved_by_quantisation: words that this net needs more at 8 bits than at its own, likewise.
     """
 
@@ -161,7 +162,8 @@ def synapse_numbers(network: Network, mapping: Mapping, unpruned: Network | None
             count = int(np.count_nonzero(weight))
             unique += count
             bits += count * stored_bits(weight)
-            nonzero += count if not isinstance(projection.synapse, Conv) else _nonzero(projection.synapse, network, projection.source)
+            shared = isinstance(projection.synapse, Conv)
+            nonzero += _nonzero(projection.synapse, network, projection.source) if shared else count
         words = stored.get(layer.name, 0)
         at_own, at_eight = _words(layer, mapping.chip), _words(at_bits(layer, 8), mapping.chip)
         unpruned_words = _words(at_bits(before[layer.name], 8), mapping.chip) if unpruned is not None else at_eight
@@ -194,8 +196,9 @@ def _words(layer: Layer, chip: Chip) -> int:
     return slice_usage(layer, tuple((0, n) for n in layer.shape), chip).synapse_words
 
 
-def _nonzero(conv: Conv, network: Network, source: str) -> int:
+def _nonzero(conv: Conv | Dense, network: Network, source: str) -> int:
     """Connections of a convolution whose weight is not 0: weights times the outputs at which their position meets an input."""
+    assert isinstance(conv, Conv)
     shape = network[source].shape
     _, *outputs = conv.output_shape(shape)
     meets = []
@@ -276,9 +279,9 @@ class EnergyRange:
 def energy(network: Network, mapping: Mapping, activity: Activity | None = None) -> EnergyRange | None:
     """Energy of a step of a mapping on Loihi 1; None for Loihi 2, of which no energy per operation is public.
 
-    Davies 2018: 23.6 pJ per synaptic operation, 52 (inactive) to 81 pJ (active) per neuron update, 3.0 pJ per hop east or west, 4.0
-    north or south, 1.7 within a tile.  SANA-FE: 24..35.5 pJ per synaptic operation, 51.2 + 21.6 pJ per neuron, 69.3 pJ per spike
-    and 111 pJ per message.
+    Davies 2018: 23.6 pJ per synaptic operation, 52 (inactive) to 81 pJ (active) per neuron update, 3.0 pJ per hop east or
+    west, 4.0 north or south, 1.7 within a tile.  SANA-FE: 24..35.5 pJ per synaptic operation, 51.2 + 21.6 pJ per neuron,
+    69.3 pJ per spike and 111 pJ per message.
     """
     if not isinstance(mapping.chip.cost, Loihi1Cost):
         return None

@@ -1,8 +1,8 @@
 """Running a network as it is mapped: slice by slice, every core with its own state and weights, spikes sent from core to core.
 
-What :func:`netx_export.simulate.simulate` computes for whole populations is computed here from what a mapping says lies where.
-A spike reaches a slice only as a message that the routing table of its core sends there, so a neuron without a core, a slice in
-the wrong place or a missing route changes the result.
+What :func:`netx_export.simulate.simulate` computes for whole populations is computed here from what a mapping says lies
+where.  A spike reaches a slice only as a message that the routing table of its core sends there, so a neuron without a core,
+a slice in the wrong place or a missing route changes the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class MappedRun:
 
     Args:
         spikes: population -> int32 (batch, *shape, time), aligned as :class:`netx_export.simulate.Run`.
-        messages: int64[cores, cores], spikes that went from core to core of the mapping (by place), over batch and machine steps.
+        messages: int64[cores, cores], spikes that went from core to core of the mapping (by their place in it), over the batch
+            and all machine steps.
     """
 
     spikes: MappingType[str, NDArray[np.int32]]
@@ -118,9 +119,9 @@ class _Slice:
         shape = self.population.shape if len(ranges) == 3 else (self.population.size,)
         block = tuple(slice(start, stop) for start, stop in ranges)
         self.neurons: Int64 = np.arange(self.population.size).reshape(shape)[block].ravel()
-        self.u = np.zeros((batch, self.neurons.size), dtype=np.int64)
-        self.v = np.zeros_like(self.u)
-        bias = np.zeros(self.population.size, dtype=np.int64)
+        self.u: Int64 = np.zeros((batch, self.neurons.size), dtype=np.int64)
+        self.v: Int64 = np.zeros_like(self.u)
+        bias: Int64 = np.zeros(self.population.size, dtype=np.int64)
         if self.population.bias is not None:
             bias = np.repeat(self.population.bias, self.population.size // self.population.shape[0]).astype(np.int64)
         self.bias = bias[self.neurons]
@@ -131,8 +132,8 @@ class _Slice:
         neuron = self.population.neuron
         assert neuron is not None
         arriving = sum((wire.coming[0] for wire in self.wires), start=np.zeros_like(self.u))
-        self.u = wrap24(decay(self.u, neuron.current_decay) + (arriving << SHIFT))
-        self.v = sat24(decay(self.v, neuron.voltage_decay) + self.u + ((self.bias + drive) << SHIFT))
+        self.u = wrap24(decay(self.u, neuron.current_decay) + (arriving << SHIFT)).astype(np.int64)
+        self.v = sat24(decay(self.v, neuron.voltage_decay) + self.u + ((self.bias + drive) << SHIFT)).astype(np.int64)
         fired: NDArray[np.bool_] = self.v > (neuron.threshold << SHIFT)
         self.v[fired] = 0
         return fired.astype(np.int64)
@@ -149,7 +150,9 @@ class _Slice:
 class _Wire:
     """The weights of one projection that end in a slice, as a matrix over the inputs that the slice has synapses of."""
 
-    def __init__(self, projection: Projection, network: Network, ranges: tuple[Range, ...], neurons: Int64, batch: int) -> None:
+    def __init__(
+        self, projection: Projection, network: Network, ranges: tuple[Range, ...], neurons: Int64, batch: int
+    ) -> None:
         self.projection = projection
         synapse = projection.synapse
         self.wraps = isinstance(synapse, Conv)
@@ -160,7 +163,7 @@ class _Wire:
             self.inputs, self.weight = _unrolled(synapse, network[projection.source].shape, ranges)
         delay = np.zeros((1, 1), dtype=np.int64) if projection.delay is None else projection.delay.astype(np.int64)
         self.delay = delay[neurons] if delay.shape[0] > 1 else delay  # of the target neurons, or of the inputs
-        self.coming = np.zeros((int(self.delay.max()) + 1, batch, neurons.size), dtype=np.int64)
+        self.coming: Int64 = np.zeros((int(self.delay.max()) + 1, batch, neurons.size), dtype=np.int64)
 
     def accumulate(self, mail: Int64) -> None:
         """Moves the sums under way one step on and adds those of the mail."""
@@ -175,7 +178,8 @@ def _unrolled(conv: Conv, source: tuple[int, ...], ranges: tuple[Range, ...]) ->
     """The inputs (flat, of the whole source) that the slice has synapses of, and int64[neurons, inputs] of their weights."""
     channels, rows, columns = (np.arange(*bounds) for bounds in ranges)
     out, per_group, kernel_y, kernel_x = conv.weight.shape
-    o, y, x, i, j, k = np.meshgrid(channels, rows, columns, *(np.arange(n) for n in (per_group, kernel_y, kernel_x)), indexing="ij")
+    inner = (np.arange(n) for n in (per_group, kernel_y, kernel_x))
+    o, y, x, i, j, k = np.meshgrid(channels, rows, columns, *inner, indexing="ij")
     row = y * conv.stride[0] + j * conv.dilation[0] - conv.padding[0]
     column = x * conv.stride[1] + k * conv.dilation[1] - conv.padding[1]
     channel = o // (out // conv.groups) * per_group + i

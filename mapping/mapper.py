@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mapping.chip import Chip, allow
-from mapping.coupled import choose_cuts
 from mapping.cost import Layer, Usage, fan_out, plan_layers, traffic_usage
+from mapping.coupled import choose_cuts
 from mapping.mapping import Core, Mapping
 from mapping.packing import pack, slices_of
 from mapping.partition import Boxes, Cut, partition
@@ -64,7 +64,7 @@ def _mapped(layers: tuple[Layer, ...], chip: Chip, rate: Activity, objective: st
 
 
 def _out_axons(layers: tuple[Layer, ...], cuts: tuple[Cut | Boxes, ...], chip: Chip) -> list[list[Usage]] | None:
-    """Each slice's out-axon slots as if every target slice had a core of its own: an upper bound; None without such a limit."""
+    """Each slice's out-axon slots as if every target slice had its own core (an upper bound); None without such a limit."""
     if "axon_out" not in chip.core_limits:
         return None
     boxes = {layer.name: list(cut.slices()) for layer, cut in zip(layers, cuts, strict=True)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mapping.chip import Chip
 from mapping.cost import Layer, Usage, network_lower_bound, slice_usage
 from mapping.mapping import Range, Slice
-from mapping.partition import Boxes, Cut, counts_zeros, cut_layer, even_ranges, free_boxes, has_free_tiles, is_legal
+from mapping.partition import Boxes, Cut, counts_zeros, even_ranges, free_boxes, has_free_tiles, is_legal
 
 MAX_TRIED = 400  # slices; a network with more is packed as it was cut first
 MAX_BINARIES = 400  # of the exact programme: slices times cores
@@ -56,7 +56,9 @@ def pack(
         table = np.array([[use.used(name) for name in resources] for use in used], dtype=np.int64).reshape(-1, len(resources))
         return _Items(tuple(Slice(layer.name, ranges) for ranges in boxes), table, limits)
 
-    chosen = [items_of(layer, cut, extra[i] if extra else None) for i, (layer, cut) in enumerate(zip(layers, cuts, strict=True))]
+    chosen = [
+        items_of(layer, cut, extra[i] if extra else None) for i, (layer, cut) in enumerate(zip(layers, cuts, strict=True))
+    ]
     bound = network_lower_bound(layers, chip)
     bins = _pack(_joined(chosen, limits))
     if extra is None and sum(len(items.slices) for items in chosen) <= MAX_TRIED:
@@ -110,7 +112,7 @@ def _first_fit_decreasing(items: _Items) -> list[list[int]]:
 
 
 def _greedy(items: _Items) -> list[list[int]]:
-    """One core after another: the slice that fits best into what is left of it (largest dot product of shares), until none does."""
+    """One core after another: always the slice that fits best into what is left of it (largest dot product of shares)."""
     shares = items.usage / items.limits
     left = np.ones(len(items.slices), dtype=bool)
     bins: list[list[int]] = []
@@ -131,7 +133,7 @@ def _greedy(items: _Items) -> list[list[int]]:
 
 
 def _exact(items: _Items, most: int) -> list[list[int]] | None:
-    """A packing into at most ``most`` cores, with the fewest that the search found; None where it found none or has no scipy."""
+    """A packing into at most ``most`` cores, the best that the search found; None where it found none or has no scipy."""
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import lil_matrix

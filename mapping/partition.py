@@ -178,7 +178,7 @@ def quotients(size: int) -> list[int]:
 
 
 def has_free_tiles(layer: Layer, chip: Chip) -> bool:
-    """Whether :func:`free_boxes` can cut the layer: a tile's cost must depend on its channels and its number of pixels only."""
+    """Whether :func:`free_boxes` can cut the layer: a tile's cost must depend on its channels and number of pixels only."""
     if chip.rule("tile_width") != "free" or chip.model != "loihi2" or len(layer.shape) != 3:
         return False
     return not any(isinstance(synapses, DenseInput) for synapses in layer.inputs)
@@ -197,7 +197,7 @@ def free_boxes(layer: Layer, chip: Chip, full_first: bool = False) -> Iterator[B
         full_first: boxes as large as a core can hold and a rest, instead of equal ones (better for cores that are shared).
     """
     channels, height, width = layer.shape
-    offers = []
+    offers: list[tuple[int, int, list[Range], list[int]]] = []
     for step in sorted({*quotients(channels), *(1 << i for i in range(channels.bit_length()))}, reverse=True):
         parts = [(c, min(c + step, channels)) for c in range(0, channels, step)]
         room = [_most_pixels(layer, chip, part) for part in parts]
@@ -205,7 +205,7 @@ def free_boxes(layer: Layer, chip: Chip, full_first: bool = False) -> Iterator[B
             offers.append((sum(-(-height * width // pixels) for pixels in room), len(offers), parts, room))
     found: list[tuple[int, int, Boxes]] = []
     best = math.inf
-    for bound, number, parts, room in sorted(offers):
+    for bound, _, parts, room in sorted(offers):
         if bound > best:
             break
         planes = [bands(height, width, min(pixels, height * width), full_first) for pixels in room]
@@ -231,7 +231,7 @@ def _most_pixels(layer: Layer, chip: Chip, channels: Range) -> int:
 
 @lru_cache(maxsize=1 << 12)
 def bands(height: int, width: int, pixels: int, full_first: bool = False) -> tuple[tuple[Range, Range], ...]:
-    """The fewest boxes of at most ``pixels`` pixels that a cut into bands makes of a plane; squarer boxes where counts are equal.
+    """The fewest boxes of at most ``pixels`` pixels that a cut into bands makes of a plane; of equal counts squarer boxes.
 
     ``f(r) = min over h of ceil(W / floor(P / h)) + f(r - h)``, r rows left, and the same with rows and columns exchanged.
 
@@ -304,7 +304,9 @@ def _total_words(layer: Layer, cut: Cut | Boxes, chip: Chip) -> int:
     return sum(count * slice_usage(layer, ranges, chip).synapse_words for ranges, count in _distinct(layer, cut, chip))
 
 
-def _first_excess(layer: Layer, cut: Cut | Boxes, chip: Chip, fans: Sequence[FanOut], chips: int) -> tuple[tuple[str, int, int], ...]:
+def _first_excess(
+    layer: Layer, cut: Cut | Boxes, chip: Chip, fans: Sequence[FanOut], chips: int
+) -> tuple[tuple[str, int, int], ...]:
     """What the first slice that does not fit has too much of; empty where all slices fit."""
     out = _most_axon_out(cut, fans, chip, chips)
     for ranges, _ in _distinct(layer, cut, chip):

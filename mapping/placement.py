@@ -1,7 +1,7 @@
-"""Which chip and which place of its mesh each core takes: as few spikes between chips and as few hops within them as were found.
+"""Which chip and which place of its mesh each core takes: few spikes between chips, few hops within them.
 
-Chips are cut off a row of cores that keeps the order of the layers, by an exact dynamic programme.  Within a chip cores start on
-a snake and are then exchanged two by two (simulated annealing, seeded).  Weights and thresholds are whole numbers, so that the
+Chips are cut off a row of cores that keeps the order of the layers, by an exact dynamic programme.  Within a chip cores start
+on a snake and are then exchanged two by two (simulated annealing, seeded).  Weights and thresholds are whole numbers, so the
 answer is the same with and without numba.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,9 @@ def tile_of(chip: Chip, core: int | Ints) -> tuple[Any, Any]:
     return tile % int(chip.rule("mesh_width")), tile // int(chip.rule("mesh_width"))
 
 
-def place(network: Network, mapping: Mapping, activity: Activity | None = None, seed: int = 0, moves: int | None = None) -> Placement:
+def place(
+    network: Network, mapping: Mapping, activity: Activity | None = None, seed: int = 0, moves: int | None = None
+) -> Placement:
     """Gives the cores of a mapping their chips and their places.
 
     Args:
@@ -87,9 +90,7 @@ def place(network: Network, mapping: Mapping, activity: Activity | None = None, 
     routing = _routing(mapping.chip, chips, annealed, source, target, spikes)
     if (routing.hops, routing.largest_link) > (snake.hops, snake.largest_link):
         annealed, routing = first, snake
-    cores = [
-        Core(int(chip), int(seat), core.slices) for chip, seat, core in zip(chips, annealed, mapping.cores, strict=True)
-    ]
+    cores = [Core(int(chip), int(seat), core.slices) for chip, seat, core in zip(chips, annealed, mapping.cores, strict=True)]
     return Placement(replace(mapping, cores=tuple(sorted(cores, key=lambda core: (core.chip, core.core)))), routing, snake)
 
 
@@ -102,7 +103,7 @@ def routing(network: Network, mapping: Mapping, activity: Activity | None = None
 def cut_chips(cores: int, room: int, source: Ints, target: Ints, spikes: NDArray[np.float64]) -> Ints:
     """The chip of each core of a row: the fewest chips, and of those cuts the one with the fewest spikes between chips.
 
-    ``best(e) = max over e - room <= s < e of best(s) + kept(s, e)``, kept(s, e) the spikes among the cores s..e-1, chips first.
+    ``best(e) = max over e - room <= s < e of best(s) + kept(s, e)``, kept(s, e) the spikes among cores s..e-1, chips first.
 
     Args:
         cores: in the row.
@@ -116,7 +117,7 @@ def cut_chips(cores: int, room: int, source: Ints, target: Ints, spikes: NDArray
     needed = np.zeros(cores + 1, dtype=np.int64)
     kept = np.zeros(cores + 1)
     came_from = np.zeros(cores + 1, dtype=np.int64)
-    within = np.zeros(0)  # kept(s, e) for s = e - len(within) .. e - 1
+    within: NDArray[np.float64] = np.zeros(0)  # kept(s, e) for s = e - len(within) .. e - 1
     for e in range(1, cores + 1):
         size = min(e, room)
         column = np.zeros(size)
@@ -176,7 +177,7 @@ def anneal(
     moves: int,
     compiled: bool | None = None,
 ) -> Ints:
-    """Exchanges the seats of two cores of a chip, or of a core and an empty seat, where that saves hops or the temperature allows.
+    """Exchanges the seats of two cores of a chip, or of a core and an empty seat, where hops or the temperature allow it.
 
     The cost is the sum over messages of their distance in tiles; only the messages of the two cores are looked at again.
 
@@ -228,8 +229,8 @@ def _compiled() -> Callable[..., None]:
         import numba
     except ImportError:
         return _sweep_numpy
-    kernel: Callable[..., None] = numba.njit(_sweep_loops)
-    return kernel
+    compile_: Callable[[Callable[..., None]], Callable[..., None]] = numba.njit
+    return compile_(_sweep_loops)
 
 
 def _sweep_loops(  # pragma: no cover (compiled)
@@ -284,8 +285,8 @@ def _sweep_numpy(
 ) -> None:
     """The same as :func:`_sweep_loops`, a core's messages at a time."""
     distance = np.abs(x[:, None] - x) + np.abs(y[:, None] - y)
-    near = [others[i:j] for i, j in zip(starts, starts[1:], strict=False)]
-    heavy = [weights[i:j] for i, j in zip(starts, starts[1:], strict=False)]
+    near = [others[i:j] for i, j in pairwise(starts)]
+    heavy = [weights[i:j] for i, j in pairwise(starts)]
     for a, new, limit, chip in zip(who.tolist(), where.tolist(), allowed.tolist(), chips[who].tolist(), strict=True):
         old = int(seats[a])
         if new == old:

@@ -24,8 +24,8 @@ def rates(network: Network, activity: Activity | None) -> dict[str, float]:
 
     Args:
         network: whose populations are meant.
-        activity: population -> spikes per neuron and step, such as the mean of a simulation's spikes; None or a population that
-            is not there: ``ASSUMED_RATE`` (assumed).
+        activity: population -> spikes per neuron and step, such as the mean of a simulation's spikes; None or a population
+            that is not there: ``ASSUMED_RATE`` (assumed).
 
     Raises:
         ConfigError: an unknown population, or a rate that is negative or not finite.
@@ -40,9 +40,18 @@ def rates(network: Network, activity: Activity | None) -> dict[str, float]:
     return known
 
 
+def activity_of(spikes: MappingType[str, NDArray[np.integer]]) -> dict[str, float]:
+    """Spikes per neuron and step of each recorded population: the share of entries that are not 0.
+
+    Args:
+        spikes: population -> (batch, *shape, time), such as ``netx_export.simulate.Run.spikes``.
+    """
+    return {name: float(np.count_nonzero(recorded)) / max(1, recorded.size) for name, recorded in spikes.items()}
+
+
 @lru_cache(maxsize=1 << 16)
 def _reach(size: int, kernel: int, stride: int, padding: int, dilation: int, outputs: Range) -> tuple[int, int]:
-    """Along an axis: how many inputs have synapses to the outputs, and how many pairs of output and kernel position have an input."""
+    """Along an axis: inputs that have synapses to the outputs, and pairs of output and kernel position that meet an input."""
     inputs = (np.arange(*outputs) * stride - padding)[:, None] + np.arange(kernel) * dilation
     inside = inputs[(inputs >= 0) & (inputs < size)]
     return int(np.unique(inside).size), int(inside.size)
@@ -87,7 +96,7 @@ def slice_messages(layer: Layer, ranges: tuple[Range, ...], rate: Activity) -> f
 def slice_traffic(
     network: Network, mapping: Mapping, activity: Activity | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Spikes a step from core to core: a sparse matrix as (source core, target core, spikes), cores by their place in the mapping.
+    """Spikes a step from core to core: a sparse matrix (source, target, spikes) of cores by their place in the mapping.
 
     A neuron's spike goes once to every core that has synapses of it, as Loihi sends it (one message per destination core:
     Davies et al. 2018).  Where slices share a core, a message that serves two of its slices over one projection counts twice.
@@ -115,12 +124,13 @@ def slice_traffic(
                 hit = np.flatnonzero(shared)
                 sources.append(numbers[hit])
                 targets.append(np.full(hit.size, number, dtype=np.int64))
-                spikes.append(shared[hit] * rate[synapses.source])
+                spikes.append(shared[hit].astype(np.float64) * rate[synapses.source])
     if not sources:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     size = max(1, len(mapping.cores))
     keys, inverse = np.unique(np.concatenate(sources) * size + np.concatenate(targets), return_inverse=True)
-    return keys // size, keys % size, np.bincount(inverse.ravel(), weights=np.concatenate(spikes), minlength=keys.size)
+    totals = np.bincount(inverse.ravel(), weights=np.concatenate(spikes), minlength=keys.size).astype(np.float64)
+    return keys // size, keys % size, totals
 
 
 class _overlaps:  # noqa: N801 (a function with a memory)

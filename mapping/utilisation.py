@@ -91,8 +91,8 @@ class Utilisation:
         fits: whether the board's chips suffice.
         verdict: the same in one sentence, with what binds and a way out.
         cores, chips: that the mapping takes.
-        lower_bound: cores that are needed at least (:func:`mapping.cost.network_lower_bound`): the sum of the layers', or, where
-            layers may share cores, of all resources together.
+        lower_bound: cores that are needed at least (:func:`mapping.cost.network_lower_bound`): the sum of the layers', or,
+            where layers may share cores, from all resources together.
         gap_percent: cores above it, of it.
         neurons, synapse_words: over all cores.
         core_percent: cores in use, of those of its chips.
@@ -168,9 +168,9 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
 
 
 def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str, Any]:
-    """What can be said of a network that does not fit: the tables of :meth:`Utilisation.to_dict`, with None for what is unknown.
+    """What can be said of a network that does not fit: the tables of :meth:`Utilisation.to_dict`, None for what is unknown.
 
-    Layers that fit by themselves have their rows (without what depends on other layers); the others have ``error``, a sentence.
+    Layers that fit by themselves have their rows without what depends on others; the rest have a sentence in ``error``.
 
     Args:
         network: that was to be mapped.

@@ -1,7 +1,7 @@
 """What a layer costs as a function of its width, and which widths are good ones to prune to.
 
-The chip cuts a convolution's lists into power-of-two groups of channels, so an odd width can cost more than a larger one (64 -> 63
-channels at 4 bits: +80 % synapse words).  A width is *good* where every larger one costs more.
+The chip cuts a convolution's lists into power-of-two groups of channels, so an odd width can cost more than a larger one
+(64 -> 63 channels at 4 bits: +80 % synapse words).  A width is *good* where every larger one costs more.
 """
 
 from __future__ import annotations
@@ -119,9 +119,13 @@ def _cores(layer: Layer, chip: Chip) -> int | None:
         return None
 
 
-def costs_by_width(layer: Layer, chip: Chip, widths: Iterable[int] | None = None, *, count_cores: bool = True) -> tuple[WidthCost, ...]:
+def costs_by_width(
+    layer: Layer, chip: Chip, widths: Iterable[int] | None = None, *, count_cores: bool = True
+) -> tuple[WidthCost, ...]:
     """The cost at each of ``widths``, in their order; None: at every width up to the layer's own that its groups divide."""
-    return tuple(width_cost(layer, chip, width, count_cores=count_cores) for width in (widths or _widths(layer, layer.shape[0])))
+    return tuple(
+        width_cost(layer, chip, width, count_cores=count_cores) for width in (widths or _widths(layer, layer.shape[0]))
+    )
 
 
 def good_widths(layer: Layer, chip: Chip, *, largest: int | None = None) -> tuple[int, ...]:
@@ -176,7 +180,7 @@ def next_lower_width_that_saves(layer: Layer, chip: Chip, *, cores: bool = False
 
 
 def cores_by_bits(layer: Layer, chip: Chip) -> dict[int, int | None]:
-    """What if: stored bits of its weights -> cores that the layer takes by itself; None where no core holds one of its neurons."""
+    """What if: stored bits of its weights -> cores that the layer takes by itself; None where no core holds one neuron."""
     return {bits: _cores(at_bits(layer, bits), chip) for bits in WEIGHT_BITS}
 
 

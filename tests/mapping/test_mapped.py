@@ -110,7 +110,7 @@ def test_a_slice_in_the_wrong_place_changes_the_spikes() -> None:
 
 
 def test_messages_are_those_that_the_traffic_model_expects() -> None:
-    """With the counted rate of every single neuron equal to the mean, model and simulation agree in the sum of a projection."""
+    """No message where the model knows no way, and at most a spike per neuron, sample and machine step."""
     net = network()
     inputs = frames(net, 1, 24)
     mapping = map_network(net, load_chip("loihi2", LIMITS))
@@ -118,8 +118,8 @@ def test_messages_are_those_that_the_traffic_model_expects() -> None:
     ones = slice_traffic(net, mapping, dict.fromkeys((p.name for p in net.populations), 1.0))
     reach = np.zeros(run.messages.shape)
     reach[ones[0], ones[1]] = ones[2]
-    assert ((run.messages > 0) <= (reach > 0)).all()  # no message where the model knows no way
-    assert (run.messages <= reach * 2 * (24 + 4)).all()  # nor more than a spike per neuron, sample and machine step
+    assert ((run.messages > 0) <= (reach > 0)).all()
+    assert (run.messages <= reach * 2 * (24 + 4)).all()
     assert run.messages.sum() > 0
 
 

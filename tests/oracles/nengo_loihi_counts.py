@@ -2,9 +2,9 @@
 
     python tests/oracles/nengo_loihi_counts.py OUT.json [--cases N] [--seed S] [--env DIR]
 
-nengo-loihi needs numpy 1.23 and Python 3.10, so the script makes an environment of its own (``--env``, default: a temporary one)
-from any Python 3.10 that it finds, installs ``nengo-loihi==1.1.0 nengo==4.1.0 numpy==1.23.5`` and runs itself in it.  Exit code
-3: no Python 3.10, or the packages cannot be installed; the reason is on the last line of stderr.
+nengo-loihi needs numpy 1.23 and Python 3.10, so the script makes an environment of its own (``--env``, default: a temporary
+one) from any Python 3.10 that it finds, installs ``nengo-loihi==1.1.0 nengo==4.1.0 numpy==1.23.5`` and runs itself in it.
+Exit code 3: no Python 3.10, or the packages cannot be installed; the reason is on the last line of stderr.
 
 nengo-loihi (Apache-2.0) is used as it is: ``Synapse.set_weights``, ``conv2d_loihi_weights``, ``set_population_weights`` and
 ``Synapse.bits`` do the counting; nothing of it is copied here.
@@ -67,11 +67,16 @@ def count(cases: int, seed: int) -> dict[str, object]:
         kernel = tuple(int(n) for n in rng.randint(1, 5, 2))
         strides = tuple(int(n) for n in rng.randint(1, 4, 2))
         bits = int(rng.choice([1, 2, 3, 4, 5, 6, 8]))
-        if any(k > n for k, n in zip(kernel, size)):
+        if any(k > n for k, n in zip(kernel, size, strict=True)):
             continue
         shape = nengo.transforms.ChannelShape((channels, *size), channels_last=False)
         transform = nengo.Convolution(
-            filters, shape, strides=strides, kernel_size=kernel, channels_last=False, init=np.ones((*kernel, channels, filters))
+            filters,
+            shape,
+            strides=strides,
+            kernel_size=kernel,
+            channels_last=False,
+            init=np.ones((*kernel, channels, filters)),
         )
         if transform.output_shape.size > 1024:
             continue
