@@ -466,6 +466,16 @@ def fan_out(shape: tuple[int, ...], synapses: DenseInput | ConvInput, targets: S
         return FanOut(np.full(shape, len(targets), dtype=np.int64), False)
     counts = np.zeros((synapses.in_per_group * synapses.groups, *synapses.source_size), dtype=np.int64)
     each = synapses.out_channels // synapses.groups
+    axes = [set(ranges) for ranges in zip(*targets, strict=True)]
+    if len(targets) == math.prod(map(len, axes)) and len(set(targets)) == len(targets):  # a grid: the axes are independent
+        along = [np.zeros(n, dtype=np.int64) for n in counts.shape]
+        for c0, c1 in axes[0]:
+            along[0][c0 // each * synapses.in_per_group : ((c1 - 1) // each + 1) * synapses.in_per_group] += 1
+        for axis in (0, 1):
+            for outputs in axes[1 + axis]:
+                start, reach = _reaching(synapses, axis, outputs)
+                along[1 + axis][start : start + reach.size] += reach
+        return FanOut(np.einsum("c,y,x->cyx", *along).reshape(shape), True)
     for (c0, c1), rows, columns in targets:
         first, last = c0 // each * synapses.in_per_group, ((c1 - 1) // each + 1) * synapses.in_per_group
         (y, reach_y), (x, reach_x) = _reaching(synapses, 0, rows), _reaching(synapses, 1, columns)

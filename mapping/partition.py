@@ -339,18 +339,25 @@ def _distinct(layer: Layer, cut: Cut | Boxes, chip: Chip) -> list[tuple[tuple[Ra
     if isinstance(cut, Boxes) or counts_zeros(layer, chip):
         return [(ranges, 1) for ranges in cut.slices()]
     convs = [synapses for synapses in layer.inputs if isinstance(synapses, ConvInput)]
-    kinds: list[list[tuple[Range, int]]] = []
+    kinds: list[Sequence[tuple[Range, int]]] = []
     for axis, (size, step) in enumerate(zip(cut.shape, cut.step, strict=True)):
         if not convs or (chip.model == "loihi2" and (axis > 0 or all(conv.groups == 1 for conv in convs))):
             full, rest = divmod(size, step)
             kinds.append([((0, step), full)] * (full > 0) + [((size - rest, size), 1)] * (rest > 0))
             continue
-        seen: dict[object, tuple[Range, int]] = {}
-        for bounds in cut.axis(axis):
-            key = _kind(convs, axis, bounds)
-            seen[key] = (seen[key][0], seen[key][1] + 1) if key in seen else (bounds, 1)
-        kinds.append(list(seen.values()))
+        kinds.append(_axis_kinds(tuple(convs), axis, size, step))
     return [(tuple(r for r, _ in combo), math.prod(n for _, n in combo)) for combo in product(*kinds)]
+
+
+@lru_cache(maxsize=1 << 14)
+def _axis_kinds(convs: tuple[ConvInput, ...], axis: int, size: int, step: int) -> tuple[tuple[Range, int], ...]:
+    """Along one axis cut every ``step``: one range of every kind that costs differently, and how many there are of it."""
+    seen: dict[object, tuple[Range, int]] = {}
+    for start in range(0, size, step):
+        bounds = (start, min(start + step, size))
+        key = _kind(convs, axis, bounds)
+        seen[key] = (seen[key][0], seen[key][1] + 1) if key in seen else (bounds, 1)
+    return tuple(seen.values())
 
 
 def counts_zeros(layer: Layer, chip: Chip) -> bool:

@@ -113,7 +113,7 @@ def test_energy_is_a_range_and_of_loihi1_only() -> None:
     assert spent is not None
     rows = core_rows(net, mapping, RATE)
     operations = math.fsum(row.operations for row in rows)
-    # The two ends of Davies' range differ by the update of an active or an inactive neuron, SANA-FE's by the synaptic operation.
+    # The ends of Davies' range differ by the update of an active or an inactive neuron, SANA-FE's by the synaptic operation.
     assert spent.davies[1] - spent.davies[0] == pytest.approx(496 * (81 - 52) / 1e3)
     assert spent.sana_fe[1] - spent.sana_fe[0] == pytest.approx(operations * (35.5 - 24) / 1e3)
     assert spent.static_milliwatts == 104 and all("[published]" in line for line in spent.sources)
