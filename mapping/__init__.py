@@ -21,7 +21,7 @@ from mapping.details import (
     what_if,
 )
 from mapping.mapped import MappedRun, simulate_mapped
-from mapping.mapper import map_network
+from mapping.mapper import map_network, mapping_of
 from mapping.mapping import Core, Mapping, Slice
 from mapping.partition import Boxes, Cut, cut_layer, partition
 from mapping.placement import Placement, Routing, place
@@ -85,6 +85,7 @@ __all__ = [
     "load_chip",
     "lower_bound",
     "map_network",
+    "mapping_of",
     "network_lower_bound",
     "next_lower_width_that_saves",
     "pareto_front",

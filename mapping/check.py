@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +164,7 @@ def _parts(number: int) -> list[int]:
     return parts
 
 
+@lru_cache(maxsize=1 << 14)
 def _chunked_words(synapses: int, bits: int, cost: Loihi1Cost) -> int:
     words = 0
     while synapses > 0:
@@ -316,33 +318,40 @@ def _incidence(conv: Conv, axis: int, size: int, outputs: tuple[int, int]) -> ND
 def _slots_by_formula(network: Network, mapping: Mapping) -> dict[tuple[str, int], dict[int, NDArray[np.int64]]]:
     """(source, number of the projection) -> chip -> out-axon slots that each source neuron takes on a core of that chip."""
     assert isinstance(mapping.chip.cost, Loihi1Cost)
+    far = mapping.chip.cost.cross_chip_slots
     chips = sorted({core.chip for core in mapping.cores})
     slots = {}
     for number, projection in enumerate(network.projections):
-        source = network[projection.source]
-        by_chip = {chip: np.zeros(source.shape, dtype=np.int64) for chip in chips}
+        shape = network[projection.source].shape
+        everywhere = np.zeros(shape, dtype=np.int64)  # cores that a neuron sends to, on any chip
+        at_home = {chip: np.zeros(shape, dtype=np.int64) for chip in chips}
         for core in mapping.cores:
-            touched = np.zeros(source.shape, dtype=bool)
-            for piece in core.slices:
-                if piece.population == projection.target:
-                    touched |= _touched(projection, piece, source.shape)
-            for chip in chips:
-                by_chip[chip] += touched * (1 if chip == core.chip else mapping.chip.cost.cross_chip_slots)
-        slots[projection.source, number] = by_chip
+            blocks = [_touched(projection, piece, shape) for piece in core.slices if piece.population == projection.target]
+            if len(blocks) == 1:
+                everywhere[blocks[0]] += 1
+                at_home[core.chip][blocks[0]] += 1
+            elif blocks:  # once, however many slices of the target are on the core
+                touched = np.zeros(shape, dtype=bool)
+                for block in blocks:
+                    touched[block] = True
+                everywhere += touched
+                at_home[core.chip] += touched
+        slots[projection.source, number] = {chip: far * (everywhere - at_home[chip]) + at_home[chip] for chip in chips}
     return slots
 
 
-def _touched(projection: Projection, piece: Slice, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """bool of the source's shape: whether a neuron has synapses to the slice."""
+def _touched(projection: Projection, piece: Slice, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Index of the source neurons that have synapses to the slice."""
     conv = projection.synapse
     if not isinstance(conv, Conv):
-        return np.ones(shape, dtype=bool)
+        return np.ix_(*(np.arange(n) for n in shape))
     each = conv.weight.shape[0] // conv.groups
     groups = np.unique(np.arange(*piece.ranges[0]) // each)
-    channels = np.isin(np.arange(shape[0]) // conv.weight.shape[1], groups)
-    rows, columns = (_incidence(conv, axis, shape[1 + axis], piece.ranges[1 + axis]).any(axis=1) for axis in (0, 1))
-    touched: NDArray[np.bool_] = np.einsum("c,y,x->cyx", channels, rows, columns)
-    return touched
+    channels = np.flatnonzero(np.isin(np.arange(shape[0]) // conv.weight.shape[1], groups))
+    rows, columns = (
+        np.flatnonzero(_incidence(conv, axis, shape[1 + axis], piece.ranges[1 + axis]).any(axis=1)) for axis in (0, 1)
+    )
+    return np.ix_(channels, rows, columns)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mapping.chip import Chip, allow
 from mapping.cost import Layer, Usage, fan_out, plan_layers, traffic_usage
-from mapping.coupled import choose_cuts
+from mapping.coupled import Plan, choose_cuts
 from mapping.mapping import Core, Mapping
 from mapping.packing import pack, slices_of
 from mapping.partition import Boxes, Cut, partition
@@ -49,6 +49,18 @@ def map_network(
     except CapacityError as error:
         error.partial = partial_utilisation(network, chip, str(error))
         raise
+
+
+def mapping_of(network: Network, chip: Chip, plan: Plan) -> Mapping:
+    """The mapping of a plan, such as one of :func:`mapping.coupled.pareto_front`, one slice a core.
+
+    Args:
+        network: that was planned.
+        chip: that it was planned for, with its rules.
+        plan: the cuts of its layers.
+    """
+    cores = slices_of(plan_layers(network), plan.cuts)
+    return Mapping(chip, tuple(Core(*divmod(n, chip.cores_per_chip), pieces) for n, pieces in enumerate(cores)))
 
 
 def _mapped(layers: tuple[Layer, ...], chip: Chip, rate: Activity, objective: str) -> Mapping:

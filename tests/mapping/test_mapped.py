@@ -29,7 +29,7 @@ def frames(network: Network, seed: int, steps: int = 12) -> np.ndarray:
     return rng.integers(0, high, (2, *network.input.shape, steps))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(networks(), chips(), st.booleans(), st.integers(0, 1 << 16))
 def test_mapped_equals_unmapped(network: Network, chip: Chip, relaxed: bool, seed: int) -> None:
     try:
