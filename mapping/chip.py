@@ -231,6 +231,7 @@ class _Loihi2Parameters(_Strict):
     dense_index_bits: _Constant
     smallest_part: _Positive
     axon_mem_per_destination: _Constant
+    widest_conv: _Positive
     tile_width: _TileWidth
     dense_split: _DenseSplit
     layers_per_core: _LayersPerCore

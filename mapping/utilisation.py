@@ -30,7 +30,7 @@ from mapping.cost import (
 from mapping.mapping import Mapping, Range
 from mapping.partition import cut_layer
 from netx_export.errors import CapacityError, ConfigError
-from netx_export.network import Network
+from netx_export.network import Conv, Network
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Utilisation:
         neurons, synapse_words: over all cores.
         core_percent: cores in use, of those of its chips.
         layers: one row per population.
+        warnings: what is legal and yet not safe, one sentence each.
         evidence: what the numbers rest on; the first entry is the sentence that must stand in every report.
     """
 
@@ -112,12 +113,18 @@ class Utilisation:
     synapse_words: int
     core_percent: float
     layers: tuple[LayerUse, ...]
+    warnings: tuple[str, ...]
     evidence: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**table, "layers": [_plain(asdict(row)) for row in self.layers], "evidence": list(self.evidence)}
+        return {
+            **table,
+            "layers": [_plain(asdict(row)) for row in self.layers],
+            "warnings": list(self.warnings),
+            "evidence": list(self.evidence),
+        }
 
 
 def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisation:
@@ -163,6 +170,7 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
         synapse_words=total.synapse_words,
         core_percent=100 * len(mapping.cores) / (mapping.chip.cores_per_chip * max(1, needed)),
         layers=tuple(rows),
+        warnings=_warnings(network, mapping.chip),
         evidence=mapping.chip.evidence,
     )
 
@@ -197,7 +205,21 @@ def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str,
     unknown = {f.name: None for f in fields(Utilisation)}
     bound = network_lower_bound(list(layers.values()), chip)
     known = {"chip": chip.name, "profile": chip.profile, "fits": False, "verdict": message, "lower_bound": bound}
-    return {**unknown, **known, "layers": rows, "evidence": list(chip.evidence)}
+    return {**unknown, **known, "layers": rows, "warnings": list(_warnings(network, chip)), "evidence": list(chip.evidence)}
+
+
+def _warnings(network: Network, chip: Chip) -> tuple[str, ...]:
+    """Convolutions that are wider than the x-coordinate of a spike, on Loihi 2."""
+    if chip.model != "loihi2":
+        return ()
+    widest = int(chip.rule("widest_conv"))
+    shapes = {p.source: network[p.source].shape for p in network.projections if isinstance(p.synapse, Conv)}
+    return tuple(
+        f"{name} is {shape[2]} pixels wide and feeds a convolution; beyond {widest} the chip may drop spikes. "
+        "Way out: a stride or a pooling layer before it, or split the image"
+        for name, shape in shapes.items()
+        if shape[2] > widest
+    )
 
 
 Boxes = list[tuple[Range, ...]]  # the slices of one population on one core
