@@ -2,38 +2,106 @@
 
 from __future__ import annotations
 
+from mapping.bench import ten_layers
+from mapping.board import Board, board_names, load_board
 from mapping.check import check, recount, require
-from mapping.chip import STATEMENT, Chip, Limit, Parameter, chip_from_dict, chip_names, load_chip
-from mapping.cost import Layer, Usage, lower_bound, plan_layers, slice_usage
-from mapping.mapper import map_network
+from mapping.chip import STATEMENT, Chip, Limit, Parameter, allow, chip_from_dict, chip_names, load_chip
+from mapping.cost import Layer, Usage, lower_bound, network_lower_bound, plan_layers, slice_usage
+from mapping.coupled import OBJECTIVES, Plan, choose_cuts, pareto_front
+from mapping.details import (
+    CoreUse,
+    EnergyRange,
+    SynapseNumbers,
+    Traffic,
+    WhatIf,
+    core_rows,
+    energy,
+    front,
+    synapse_numbers,
+    what_if,
+)
+from mapping.mapped import MappedRun, simulate_mapped
+from mapping.mapper import map_network, mapping_of
 from mapping.mapping import Core, Mapping, Slice
-from mapping.partition import Cut, cut_layer, partition
-from mapping.utilisation import LayerUse, Utilisation, utilisation
+from mapping.partition import Boxes, Cut, cut_layer, partition
+from mapping.placement import Placement, Routing, place
+from mapping.traffic import ASSUMED_RATE, activity_of, slice_traffic
+from mapping.utilisation import LayerUse, Utilisation, core_usages, partial_utilisation, utilisation
+from mapping.widths import (
+    WidthCost,
+    conv_layer,
+    costs_by_width,
+    dense_layer,
+    good_widths,
+    next_lower_width_that_saves,
+    round_to_good_width,
+    width_cost,
+)
 
 __all__ = [
+    "ASSUMED_RATE",
+    "OBJECTIVES",
     "STATEMENT",
+    "Board",
+    "Boxes",
     "Chip",
     "Core",
+    "CoreUse",
     "Cut",
+    "EnergyRange",
     "Layer",
     "LayerUse",
     "Limit",
+    "MappedRun",
     "Mapping",
     "Parameter",
+    "Placement",
+    "Plan",
+    "Routing",
     "Slice",
+    "SynapseNumbers",
+    "Traffic",
     "Usage",
     "Utilisation",
+    "WhatIf",
+    "WidthCost",
+    "activity_of",
+    "allow",
+    "board_names",
     "check",
     "chip_from_dict",
     "chip_names",
+    "choose_cuts",
+    "conv_layer",
+    "core_rows",
+    "core_usages",
+    "costs_by_width",
     "cut_layer",
+    "dense_layer",
+    "energy",
+    "front",
+    "good_widths",
+    "load_board",
     "load_chip",
     "lower_bound",
     "map_network",
+    "mapping_of",
+    "network_lower_bound",
+    "next_lower_width_that_saves",
+    "pareto_front",
+    "partial_utilisation",
     "partition",
+    "place",
     "plan_layers",
     "recount",
     "require",
+    "round_to_good_width",
+    "simulate_mapped",
+    "slice_traffic",
     "slice_usage",
+    "synapse_numbers",
+    "ten_layers",
     "utilisation",
+    "what_if",
+    "width_cost",
 ]

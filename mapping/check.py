@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.chip import Loihi1Cost, Loihi2Cost
+from mapping.chip import Chip, Loihi1Cost, Loihi2Cost
 from mapping.mapping import Core, Mapping, Slice
 from netx_export.errors import CapacityError
 from netx_export.integers import stored_bits
@@ -163,6 +164,7 @@ def _parts(number: int) -> list[int]:
     return parts
 
 
+@lru_cache(maxsize=1 << 14)
 def _chunked_words(synapses: int, bits: int, cost: Loihi1Cost) -> int:
     words = 0
     while synapses > 0:
@@ -176,9 +178,12 @@ def _list_words(channels: int, bits: int, cost: Loihi2Cost) -> int:
     return sum(int(np.ceil((part * bits + cost.header_bits) / cost.word_bits)) for part in _parts(channels))
 
 
-def _index_bits(neurons: int, cost: Loihi1Cost) -> int:
+def _index_bits(largest: int, cost: Loihi1Cost) -> int:
+    """Bits for the index ``largest``: none for 0."""
+    if largest <= 0:
+        return 0
     bits = cost.smallest_index_bits
-    while 2**bits < neurons and bits < cost.largest_index_bits:
+    while 2**bits <= largest and bits < cost.largest_index_bits:
         bits += 1
     return bits
 
@@ -237,26 +242,63 @@ class _FormulaCount:
         synapse, bits = projection.synapse, self.bits[id(projection)]
         if not isinstance(synapse, Conv):
             pre = synapse.weight.shape[1]
-            return pre, pre * int(np.ceil((size * (bits + cost.dense_index_bits) + cost.header_bits) / cost.word_bits)), 0
+            per_input = np.full(pre, size)
+            if self.chip.rule("dense_lists") != "dense":
+                per_input = (synapse.weight[_members(self.network, piece)] != 0).sum(axis=0)
+            lists = np.ceil((per_input[per_input > 0] * (bits + cost.dense_index_bits) + cost.header_bits) / cost.word_bits)
+            return pre, int(lists.sum()), 0
         groups = self._per_group(synapse, piece)
         axons = 2 if any(len(_parts(n)) > 1 for n in groups) else 1
-        lists = int(np.prod(synapse.weight.shape[1:]))
-        return axons, lists * sum(_list_words(n, bits, cost) for n in groups), 0
+        number = int(np.prod(synapse.weight.shape[1:]))
+        return axons, number * sum(_list_words(n, bits, cost) for n in groups), 0
 
     def _loihi1(self, projection: Projection, piece: Slice, size: int, cost: Loihi1Cost) -> tuple[int, int, int]:
         synapse, bits = projection.synapse, self.bits[id(projection)]
         if not isinstance(synapse, Conv):
-            words = _chunked_words(size, bits + _delay_bits(projection), cost)
-            return synapse.weight.shape[1], synapse.weight.shape[1] * words, words
+            nonzero = synapse.weight[_members(self.network, piece)] != 0
+            words, longest = _cheaper_lists(nonzero, size, bits + _delay_bits(projection), self.chip, cost)
+            return synapse.weight.shape[1], words, longest
         source = self.network[projection.source].shape
         reach = [_incidence(synapse, axis, source[1 + axis], piece.ranges[1 + axis]) for axis in (0, 1)]
         axons = int(np.prod([int(matrix.any(axis=1).sum()) for matrix in reach]))
-        masks = [np.unique(matrix[matrix.any(axis=1)], axis=0).sum(axis=1) for matrix in reach]
-        lengths = np.outer(masks[0], masks[1]).ravel()
-        bits += _index_bits(size, cost)
-        groups = self._per_group(synapse, piece)
-        lists = [_chunked_words(int(n) * channels, bits, cost) for n in lengths for channels in groups]
-        return axons, synapse.weight.shape[1] * sum(lists), max(lists, default=0)
+        (channels, (y0, y1), (x0, x1)) = piece.ranges
+        starts, ends = zip(*(_outputs(synapse, axis, reach[axis]) for axis in (0, 1)), strict=True)
+        # One number per pixel: its base on the core, the block of 256 that it lies in, and the masks of both axes.
+        base = np.add.outer((starts[0] - y0) * (x1 - x0), starts[1] - x0)
+        last = np.add.outer((ends[0] - y0) * (x1 - x0), ends[1] - x0)
+        masks = [np.unique(matrix, axis=0, return_inverse=True)[1].ravel() for matrix in reach]
+        used = np.add.outer(~reach[0].any(axis=1), ~reach[1].any(axis=1)) == 0
+        block = base // cost.base_limit if (y1 - y0) * (x1 - x0) > cost.base_limit else np.zeros_like(base)
+        keys = np.stack([*np.broadcast_arrays(masks[0][:, None], masks[1]), block])[:, used]
+        length = np.outer(reach[0].sum(axis=1), reach[1].sum(axis=1))[used]
+        if not length.size:
+            return axons, 0, 0
+        per_group = self._per_group(synapse, piece)
+        indices = (last - base + block * cost.base_limit)[used] + (channels[1] - channels[0] - 1) * (y1 - y0) * (x1 - x0)
+        bits += _index_bits(int(indices.max()), cost)
+        _, first = np.unique(keys, axis=1, return_index=True)
+        each = synapse.weight.shape[1] * sum(per_group)
+        words = sum(_chunked_words(int(length[i]) * each, bits, cost) for i in first)
+        return axons, words, _chunked_words(int(length.max()) * max(per_group), bits, cost)
+
+
+def _cheaper_lists(nonzero: NDArray[np.bool_], size: int, bits: int, chip: Chip, cost: Loihi1Cost) -> tuple[int, int]:
+    """Words in all and of the longest list: every weight without an index, or the non-zero ones with one."""
+    full = _chunked_words(size, bits, cost)
+    rows = np.flatnonzero(nonzero.any(axis=1))
+    wide = bits + _index_bits(int(rows[-1]) if rows.size else 0, cost)
+    sparse = [_chunked_words(int(n), wide, cost) for n in nonzero.sum(axis=0)]
+    offers = {"dense": (len(sparse) * full, full), "sparse": (sum(sparse), max(sparse))}
+    rule = str(chip.rule("dense_lists"))
+    return min(offers.values(), key=lambda offer: offer[0]) if rule == "cheapest" else offers[rule]
+
+
+def _outputs(conv: Conv, axis: int, reach: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Along an axis: the first and the last output that each input reaches (any number where it reaches none)."""
+    i, k = np.indices(reach.shape)
+    o = (i + conv.padding[axis] - k * conv.dilation[axis]) // conv.stride[axis]
+    far = 1 << 40
+    return np.where(reach, o, far).min(axis=1), np.where(reach, o, -far).max(axis=1)
 
 
 def _block(piece: Slice) -> tuple[slice, ...]:
@@ -276,33 +318,40 @@ def _incidence(conv: Conv, axis: int, size: int, outputs: tuple[int, int]) -> ND
 def _slots_by_formula(network: Network, mapping: Mapping) -> dict[tuple[str, int], dict[int, NDArray[np.int64]]]:
     """(source, number of the projection) -> chip -> out-axon slots that each source neuron takes on a core of that chip."""
     assert isinstance(mapping.chip.cost, Loihi1Cost)
+    far = mapping.chip.cost.cross_chip_slots
     chips = sorted({core.chip for core in mapping.cores})
     slots = {}
     for number, projection in enumerate(network.projections):
-        source = network[projection.source]
-        by_chip = {chip: np.zeros(source.shape, dtype=np.int64) for chip in chips}
+        shape = network[projection.source].shape
+        everywhere = np.zeros(shape, dtype=np.int64)  # cores that a neuron sends to, on any chip
+        at_home = {chip: np.zeros(shape, dtype=np.int64) for chip in chips}
         for core in mapping.cores:
-            touched = np.zeros(source.shape, dtype=bool)
-            for piece in core.slices:
-                if piece.population == projection.target:
-                    touched |= _touched(projection, piece, source.shape)
-            for chip in chips:
-                by_chip[chip] += touched * (1 if chip == core.chip else mapping.chip.cost.cross_chip_slots)
-        slots[projection.source, number] = by_chip
+            blocks = [_touched(projection, piece, shape) for piece in core.slices if piece.population == projection.target]
+            if len(blocks) == 1:
+                everywhere[blocks[0]] += 1
+                at_home[core.chip][blocks[0]] += 1
+            elif blocks:  # once, however many slices of the target are on the core
+                touched = np.zeros(shape, dtype=bool)
+                for block in blocks:
+                    touched[block] = True
+                everywhere += touched
+                at_home[core.chip] += touched
+        slots[projection.source, number] = {chip: far * (everywhere - at_home[chip]) + at_home[chip] for chip in chips}
     return slots
 
 
-def _touched(projection: Projection, piece: Slice, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """bool of the source's shape: whether a neuron has synapses to the slice."""
+def _touched(projection: Projection, piece: Slice, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Index of the source neurons that have synapses to the slice."""
     conv = projection.synapse
     if not isinstance(conv, Conv):
-        return np.ones(shape, dtype=bool)
+        return np.ix_(*(np.arange(n) for n in shape))
     each = conv.weight.shape[0] // conv.groups
     groups = np.unique(np.arange(*piece.ranges[0]) // each)
-    channels = np.isin(np.arange(shape[0]) // conv.weight.shape[1], groups)
-    rows, columns = (_incidence(conv, axis, shape[1 + axis], piece.ranges[1 + axis]).any(axis=1) for axis in (0, 1))
-    touched: NDArray[np.bool_] = np.einsum("c,y,x->cyx", channels, rows, columns)
-    return touched
+    channels = np.flatnonzero(np.isin(np.arange(shape[0]) // conv.weight.shape[1], groups))
+    rows, columns = (
+        np.flatnonzero(_incidence(conv, axis, shape[1 + axis], piece.ranges[1 + axis]).any(axis=1)) for axis in (0, 1)
+    )
+    return np.ix_(channels, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -346,7 +395,7 @@ class _EnumeratedCount:
         for number, projection in incoming:
             here = [s for s in self.arriving[number, piece.population, core.chip, core.core] if s.post in members]
             if isinstance(cost, Loihi1Cost):
-                axons, words, longest_here = self._loihi1(projection, here, len(members), cost)
+                axons, words, longest_here = self._loihi1(projection, here, piece, members, cost)
                 longest = max(longest, longest_here)
             else:
                 axons, words = self._loihi2(projection, here, members, cost)
@@ -370,9 +419,13 @@ class _EnumeratedCount:
         synapse, bits = projection.synapse, self.bits[id(projection)]
         if not isinstance(synapse, Conv):
             lists: dict[tuple[int, ...], int] = defaultdict(int)
+            sparse = self.chip.rule("dense_lists") != "dense"
             for s in here:
+                if sparse and not synapse.weight[s.post, s.pre[0]]:
+                    continue
                 lists[s.pre] += bits + cost.dense_index_bits
-            return len(lists), sum(int(np.ceil((n + cost.header_bits) / cost.word_bits)) for n in lists.values())
+            words = sum(int(np.ceil((n + cost.header_bits) / cost.word_bits)) for n in lists.values())
+            return len({s.pre for s in here}), words
         # Every weight of a channel on the core is in a list of its own input channel and kernel position, used or not.
         _, height, width = self.network[projection.target].shape
         out_channels, per_group, kernel_y, kernel_x = synapse.weight.shape
@@ -385,20 +438,43 @@ class _EnumeratedCount:
         axons = 2 if any(len(_parts(n)) > 1 for n in served.values()) else 1
         return axons, sum(_list_words(n, bits, cost) for n in served.values())
 
-    def _loihi1(self, projection: Projection, here: list[_Synapse], neurons: int, cost: Loihi1Cost) -> tuple[int, int, int]:
+    def _loihi1(
+        self, projection: Projection, here: list[_Synapse], piece: Slice, members: set[int], cost: Loihi1Cost
+    ) -> tuple[int, int, int]:
         bits = self.bits[id(projection)]
-        kernels: dict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
+        place = {post: number for number, post in enumerate(sorted(members))}  # channel, row, column
         lengths: dict[tuple[int, ...], int] = defaultdict(int)
         for s in here:
-            kernels[s.pre].add(s.kernel)
             lengths[s.pre] += 1
         if not isinstance(projection.synapse, Conv):
-            words = [_chunked_words(n, bits + _delay_bits(projection), cost) for n in lengths.values()]
+            bits += _delay_bits(projection)
+            stored = [s for s in here if projection.synapse.weight[s.post, s.pre[0]]]
+            wide = bits + _index_bits(max((place[s.post] for s in stored), default=0), cost)
+            kept = dict.fromkeys(lengths, 0)
+            for s in stored:
+                kept[s.pre] += 1
+            dense = [_chunked_words(n, bits, cost) for n in lengths.values()]
+            sparse = [_chunked_words(n, wide, cost) for n in kept.values()]
+            rule = self.chip.rule("dense_lists")
+            words = sparse if rule == "sparse" or (rule == "cheapest" and sum(sparse) < sum(dense)) else dense
             return len(words), sum(words), max(words, default=0)
-        bits += _index_bits(neurons, cost)
-        shared = {(pre[0], frozenset(kernels[pre])): _chunked_words(n, bits, cost) for pre, n in lengths.items()}
-        pixels = {pre[1:] for pre in lengths}
-        return len(pixels), sum(shared.values()), max(shared.values(), default=0)
+        pixels = len(place) // (piece.ranges[0][1] - piece.ranges[0][0])
+        reached: dict[tuple[int, ...], list[int]] = defaultdict(list)  # pixel -> places of the neurons it reaches, from 0
+        kernels: dict[tuple[int, ...], set[tuple[int, ...]]] = defaultdict(set)
+        for s in here:
+            reached[s.pre[1:]].append(place[s.post])
+            kernels[s.pre[1:]].add(s.kernel)
+        shared: dict[tuple[frozenset[tuple[int, ...]], int], tuple[int, ...]] = {}
+        largest = 0
+        for pixel, places in reached.items():
+            base = min(p % pixels for p in places)
+            block = base // cost.base_limit
+            shared[frozenset(kernels[pixel]), block] = pixel
+            top = (piece.ranges[0][1] - piece.ranges[0][0] - 1) * pixels + max(p % pixels for p in places)
+            largest = max(largest, top - base + block * cost.base_limit)
+        bits += _index_bits(largest, cost)
+        words_of = [_chunked_words(len(reached[pixel]), bits, cost) for pixel in shared.values()]
+        return len(reached), sum(words_of), max((_chunked_words(n, bits, cost) for n in lengths.values()), default=0)
 
 
 def _members(network: Network, piece: Slice) -> list[int]:

@@ -83,6 +83,7 @@ class Loihi1Cost:
         chunk_bits: bits of a chunk beside its synapses.
         smallest_index_bits, largest_index_bits: widths that the index of a synapse can have.
         cross_chip_slots: slots of an out-axon whose target is on another chip.
+        base_limit: an axon's base is below it; what is beyond goes into the indices of its list.
     """
 
     word_bits: int
@@ -91,6 +92,7 @@ class Loihi1Cost:
     smallest_index_bits: int
     largest_index_bits: int
     cross_chip_slots: int
+    base_limit: int
 
 
 @dataclass(frozen=True)
@@ -185,12 +187,16 @@ class _Positive(_Evidence):
     value: int = Field(ge=1, le=1 << 20)
 
 
-class _One(_Evidence):
-    value: Literal[1]
+class _LayersPerCore(_Evidence):
+    value: int = Field(ge=1, le=64)
 
 
 class _TileWidth(_Evidence):
-    value: Literal["power-of-two", "halved"]
+    value: Literal["power-of-two", "halved", "free"]
+
+
+class _DenseLists(_Evidence):
+    value: Literal["dense", "sparse", "cheapest"]
 
 
 class _DenseSplit(_Evidence):
@@ -206,7 +212,7 @@ class _Sum(_Evidence):
 
 
 class _ConvIndex(_Evidence):
-    value: Literal["neurons-on-core"]
+    value: Literal["largest-index"]
 
 
 class _Loihi2Limits(_Strict):
@@ -225,9 +231,13 @@ class _Loihi2Parameters(_Strict):
     dense_index_bits: _Constant
     smallest_part: _Positive
     axon_mem_per_destination: _Constant
+    widest_conv: _Positive
     tile_width: _TileWidth
     dense_split: _DenseSplit
-    layers_per_core: _One
+    layers_per_core: _LayersPerCore
+    dense_lists: _DenseLists
+    mesh_width: _Positive
+    cores_per_tile: _Positive
     grouped_lists: _PerGroup
     several_targets: _Sum
 
@@ -251,9 +261,13 @@ class _Loihi1Parameters(_Strict):
     cross_chip_slots: _Positive
     tile_width: _TileWidth
     dense_split: _DenseSplit
-    layers_per_core: _One
+    layers_per_core: _LayersPerCore
+    dense_lists: _DenseLists
+    mesh_width: _Positive
+    cores_per_tile: _Positive
     grouped_lists: _PerGroup
     conv_index: _ConvIndex
+    base_limit: _Positive
 
 
 class _File(_Strict):
@@ -340,6 +354,36 @@ def load_chip(name_or_path: str | Path, limits: Mapping[str, int] | None = None)
             raise FormatError(f"{path.name}: {size} bytes; a chip file has at most {MAX_FILE_BYTES}.")
         chip = _parse(path.read_bytes(), path.name)
     return _with_limits(chip, limits or {})
+
+
+def allow(chip: Chip, *, free_tiles: bool = False, share_cores: bool = False, sparse: bool = False) -> Chip:
+    """The chip with rules relaxed that no public tool was seen to relax; each is tagged "assumed" and says so in its source.
+
+    Args:
+        chip: the profile; it comes back as it is where nothing is asked for.
+        free_tiles: any width, height and number of channels a slice, and the smallest number of cores for dense layers.
+        share_cores: as many slices on a core as it has neuron groups.
+        sparse: dense projections store their non-zero weights only.
+    """
+    changes: dict[str, tuple[int | str, str]] = {}
+    if free_tiles:
+        changes["tile_width"] = ("free", "free tiles: assumed legal, no public compiler was seen to make them")
+        changes["dense_split"] = ("even", "free tiles: the smallest number of cores that is legal, assumed legal")
+    if share_cores:
+        groups = chip.core_limits["neuron_groups"]
+        changes["layers_per_core"] = (groups, "shared cores: assumed legal, as many slices as neuron groups")
+    if sparse:
+        changes["dense_lists"] = ("sparse", "sparse lists: assumed legal, only non-zero weights are stored")
+    asked = ("free tiles", free_tiles), ("shared cores", share_cores), ("sparse lists", sparse)
+    words = ", ".join(word for word, wanted in asked if wanted)
+    if not words:
+        return chip
+    parameters = tuple(
+        replace(n, value=changes[n.name][0], source=changes[n.name][1], tag="assumed") if n.name in changes else n
+        for n in chip.parameters
+    )
+    joint = ", " if " with " in chip.profile else " with "
+    return replace(chip, parameters=parameters, profile=f"{chip.profile}{joint}{words}")
 
 
 def _parse(content: bytes, where: str) -> Chip:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
@@ -21,6 +21,8 @@ from mapping.mapping import Range
 from netx_export.integers import stored_bits
 from netx_export.network import Conv, Network, Projection
 
+MAX_CUMULATIVE = 1 << 25  # entries; of a larger weight matrix non-zero weights are counted slice by slice
+Posts = Range | NDArray[np.int64]  # outputs [start, stop), or their flat numbers
 RESOURCES = ("neurons", "neuron_groups", "axon_in", "axon_out", "axon_map", "synapse_words", "list_words", "pool")
 
 
@@ -62,6 +64,48 @@ class Usage:
         return int(getattr(self, resource))
 
 
+class NonZero:
+    """Where a dense weight matrix is not zero; counted when somebody asks.
+
+    Args:
+        weight: integers (post, pre).
+    """
+
+    def __init__(self, weight: NDArray[np.int32]) -> None:
+        self._weight = weight
+
+    @cached_property
+    def _cumulative(self) -> NDArray[np.int32] | None:
+        if self._weight.size > MAX_CUMULATIVE:
+            return None
+        counts = np.zeros((self._weight.shape[0] + 1, self._weight.shape[1]), np.int32)
+        np.cumsum(self._weight != 0, axis=0, out=counts[1:])
+        return counts
+
+    @cached_property
+    def _used(self) -> NDArray[np.bool_]:
+        return np.asarray(self._weight.any(axis=1), dtype=np.bool_)
+
+    @cached_property
+    def total(self) -> int:
+        """Non-zero weights in all."""
+        return int(np.count_nonzero(self._weight))
+
+    def counts(self, posts: Posts) -> NDArray[np.int64]:
+        """int64[pre]: non-zero weights of each input to the outputs."""
+        if isinstance(posts, tuple):
+            if self._cumulative is not None:
+                return np.asarray(self._cumulative[posts[1]] - self._cumulative[posts[0]], dtype=np.int64)
+            posts = np.arange(*posts)
+        return np.asarray(np.count_nonzero(self._weight[posts], axis=0), dtype=np.int64)
+
+    def last(self, posts: Posts) -> int:
+        """The place, among the outputs, of the last one that has a non-zero weight; -1 where none has."""
+        used = self._used[posts[0] : posts[1]] if isinstance(posts, tuple) else self._used[posts]
+        places = np.flatnonzero(used)
+        return int(places[-1]) if places.size else -1
+
+
 @dataclass(frozen=True)
 class DenseInput:
     """The synapses of one dense projection, as far as they cost.
@@ -71,12 +115,14 @@ class DenseInput:
         pre: neurons of the source.
         weight_bits: stored bits.
         delay_bits: bits of the longest delay (counted by loihi1 only).
+        nonzero: where the weights are not zero, for sparse lists; None: nowhere zero.
     """
 
     source: str
     pre: int
     weight_bits: int
     delay_bits: int = 0
+    nonzero: NonZero | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -105,7 +151,9 @@ class ConvInput:
 
 @dataclass(frozen=True)
 class Layer:
-    """A population that takes cores, with everything that its cost depends on: shapes and bit widths, no weights.
+    """A population that takes cores, with everything that its cost depends on: shapes and bit widths.
+
+    Weights themselves count only where zeros are not stored.
 
     Args:
         name: of the population.
@@ -169,7 +217,7 @@ def _input(network: Network, projection: Projection) -> DenseInput | ConvInput:
             weight_bits=bits,
         )
     longest = 0 if projection.delay is None else int(projection.delay.max())
-    return DenseInput(projection.source, synapse.weight.shape[1], bits, longest.bit_length())
+    return DenseInput(projection.source, synapse.weight.shape[1], bits, longest.bit_length(), NonZero(synapse.weight))
 
 
 def power_of_two_parts(number: int) -> tuple[int, ...]:
@@ -193,6 +241,19 @@ def dense_words(pre: int, neurons: int, weight_bits: int, cost: Loihi2Cost) -> i
     ``words = pre * ceil((neurons * (w + 12) + p) / 64)`` (inferred).
     """
     return pre * -(-(neurons * (weight_bits + cost.dense_index_bits) + cost.header_bits) // cost.word_bits)
+
+
+def sparse_words(synapses: DenseInput, posts: Posts, neurons: int, cost: Loihi2Cost) -> int:
+    """Synapse words of a dense projection of which only the non-zero weights are stored (assumed legal).
+
+    ``words = sum over inputs i with n_i > 0 of ceil((n_i * (w + 12) + p) / 64)``, n_i non-zero weights of input i to the
+    slice's ``neurons`` outputs ``posts``.
+    """
+    if synapses.nonzero is None:
+        return dense_words(synapses.pre, neurons, synapses.weight_bits, cost)
+    counts = synapses.nonzero.counts(posts)
+    bits = counts * (synapses.weight_bits + cost.dense_index_bits) + cost.header_bits
+    return int((-(-bits // cost.word_bits))[counts > 0].sum())
 
 
 def conv_list_words(channels: int, weight_bits: int, cost: Loihi2Cost) -> int:
@@ -247,33 +308,66 @@ def list_words(synapses: int, synapse_bits: int, cost: Loihi1Cost) -> int:
 
 
 def index_bits(neurons: int, cost: Loihi1Cost) -> int:
-    """Bits of the index of a convolution's synapse: enough for any neuron of its core, 6..12 (assumed: an upper bound)."""
+    """Bits of an index that can name any of ``neurons`` neurons: none for a single one, else one of 6..12.
+
+    Source: nengo-loihi 1.1.0 (``SynapseConfig.INDEX_BITS_MAP``).
+    """
+    if neurons <= 1:
+        return 0
     return min(max((neurons - 1).bit_length(), cost.smallest_index_bits), cost.largest_index_bits)
 
 
-Masks = tuple[tuple[tuple[int, ...], int], ...]
+def dense_lists(synapses: DenseInput, posts: Posts, neurons: int, rule: str, cost: Loihi1Cost) -> Usage:
+    """A dense projection's in-axons and lists: one of each per input.
+
+    Dense lists hold every weight and no index: ``list_words(n, w + delay)``; sparse ones the non-zero weights with an index:
+    ``list_words(n_i, w + delay + index)``.  The rule "cheapest" takes, per projection, what needs fewer words.
+
+    Source: nengo-loihi 1.1.0 (``Synapse.set_weights``); it counts its sparse lists without the index bits that they need.
+    """
+    bits = synapses.weight_bits + synapses.delay_bits
+    longest = list_words(neurons, bits, cost)
+    dense = Usage(axon_in=synapses.pre, synapse_words=synapses.pre * longest, list_words=longest)
+    if rule == "dense" or synapses.nonzero is None:
+        return dense
+    counts = synapses.nonzero.counts(posts)
+    bits += index_bits(synapses.nonzero.last(posts) + 1, cost)
+    lengths, times = np.unique(counts, return_counts=True)
+    words = [list_words(int(n), bits, cost) for n in lengths]
+    total = sum(n * int(t) for n, t in zip(words, times, strict=True))
+    sparse = Usage(axon_in=synapses.pre, synapse_words=total, list_words=max(words))
+    return sparse if rule == "sparse" or total < dense.synapse_words else dense
+
+
+AxisLists = tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
 
 
 @lru_cache(maxsize=1 << 14)
-def kernel_masks(size: int, kernel: int, stride: int, padding: int, dilation: int, outputs: Range) -> Masks:
-    """Along one axis: which sets of kernel positions the inputs of outputs [o0, o1) use, and how many inputs use each.
+def kernel_masks(size: int, kernel: int, stride: int, padding: int, dilation: int, outputs: Range) -> AxisLists:
+    """Along one axis: which sets of kernel positions the inputs of outputs [o0, o1) use, and from which outputs on.
 
     Input i uses position k where ``i = o * stride + k * dilation - padding`` for an o of the range.  Inputs with equal sets
     also have equal distances between their outputs, and so can share lists (nengo-loihi's population axons).
+
+    Returns:
+        per set: its kernel positions, the first output (counted from o0) of each input that uses it, and the distance from
+        the first output to the last.
     """
-    used: dict[int, list[int]] = {}
+    used: dict[int, list[tuple[int, int]]] = {}
     for k in range(kernel):
         for o in range(*outputs):
             i = o * stride + k * dilation - padding
             if 0 <= i < size:
-                used.setdefault(i, []).append(k)
-    masks: dict[tuple[int, ...], int] = {}
-    for positions in used.values():
-        masks[tuple(positions)] = masks.get(tuple(positions), 0) + 1
-    return tuple(masks.items())
+                used.setdefault(i, []).append((k, o - outputs[0]))
+    masks: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    for pairs in used.values():
+        reached = [o for _, o in pairs]
+        bases, _ = masks.setdefault(tuple(k for k, _ in pairs), ([], max(reached) - min(reached)))
+        bases.append(min(reached))
+    return tuple((positions, tuple(bases), extent) for positions, (bases, extent) in masks.items())
 
 
-def conv_masks(conv: ConvInput, axis: int, outputs: Range) -> Masks:
+def conv_masks(conv: ConvInput, axis: int, outputs: Range) -> AxisLists:
     """:func:`kernel_masks` of a convolution along y (axis 0) or x (axis 1)."""
     return kernel_masks(
         conv.source_size[axis], conv.kernel[axis], conv.stride[axis], conv.padding[axis], conv.dilation[axis], outputs
@@ -281,20 +375,36 @@ def conv_masks(conv: ConvInput, axis: int, outputs: Range) -> Masks:
 
 
 def population_lists(conv: ConvInput, ranges: tuple[Range, ...], cost: Loihi1Cost) -> Usage:
-    """A convolution's in-axons and lists: one in-axon per pixel that reaches the slice, lists per kernel mask and channel.
+    """A convolution's in-axons and lists: one in-axon per pixel that reaches the slice, lists that pixels share.
 
-    ``words = sum over masks (my, mx) and groups of I * list_words(|my| * |mx| * channels of the group on the core)``, I input
-    channels per group; pixels with equal masks share their lists.  Source: nengo-loihi 1.1.0 (population axons).
+    Pixels share lists where they use the same kernel positions (my, mx) and their base, the first output pixel, lies in the
+    same 256 neurons: ``words = sum over (my, mx, block of 256) of list_words(I * |my| * |mx| * C)``, I input channels per
+    group, C channels of the slice; the index names the largest neuron of the slice that a list holds, less the part of the
+    base below 256.  ``list_words``, the limit of a single list, is that of one input channel.
+
+    Source: nengo-loihi 1.1.0 (``conv2d_loihi_weights`` with channels first, ``Synapse.bits``).
     """
     channels, rows, columns = ranges
     counts = channels_by_group(conv.out_channels, conv.groups, channels)
-    bits = conv.weight_bits + index_bits(math.prod(stop - start for start, stop in ranges), cost)
+    width, pixels = _length(columns), _length(rows) * _length(columns)
     masks_y, masks_x = conv_masks(conv, 0, rows), conv_masks(conv, 1, columns)
-    lists = [list_words(len(my) * len(mx) * n, bits, cost) for (my, _), (mx, _) in product(masks_y, masks_x) for n in counts]
+    lists: list[tuple[int, int]] = []  # weights of one channel to another, how often
+    largest = 0
+    for (my, bases_y, extent_y), (mx, bases_x, extent_x) in product(masks_y, masks_x):
+        blocks = 1
+        first = 0
+        if pixels > cost.base_limit:
+            bases = np.add.outer(np.array(bases_y) * width, np.array(bases_x)) // cost.base_limit
+            found = np.unique(bases)
+            blocks, first = found.size, int(found[-1]) * cost.base_limit
+        lists.append((len(my) * len(mx), blocks))
+        largest = max(largest, first + extent_y * width + extent_x)
+    bits = conv.weight_bits + index_bits(largest + (_length(channels) - 1) * pixels + 1, cost)
+    each = conv.in_per_group * sum(counts)
     return Usage(
-        axon_in=sum(n for _, n in masks_y) * sum(n for _, n in masks_x),
-        synapse_words=conv.in_per_group * sum(lists),
-        list_words=max(lists, default=0),
+        axon_in=sum(len(bases) for _, bases, _ in masks_y) * sum(len(bases) for _, bases, _ in masks_x),
+        synapse_words=sum(blocks * list_words(n * each, bits, cost) for n, blocks in lists),
+        list_words=max((list_words(n * max(counts), bits, cost) for n, _ in lists), default=0),
     )
 
 
@@ -314,8 +424,7 @@ def slice_usage(layer: Layer, ranges: tuple[Range, ...], chip: Chip) -> Usage:
             if isinstance(synapses, ConvInput):
                 total += population_lists(synapses, ranges, cost)
             else:
-                words = list_words(neurons, synapses.weight_bits + synapses.delay_bits, cost)
-                total += Usage(axon_in=synapses.pre, synapse_words=synapses.pre * words, list_words=words)
+                total += dense_lists(synapses, _posts(layer, ranges), neurons, str(chip.rule("dense_lists")), cost)
         return total
     pixels, channels = (neurons, 1) if len(ranges) == 1 else (neurons // _length(ranges[0]), _length(ranges[0]))
     # A flat slice (dense) that feeds a convolution has no tile: one entry per neuron (assumed).
@@ -324,8 +433,10 @@ def slice_usage(layer: Layer, ranges: tuple[Range, ...], chip: Chip) -> Usage:
     for synapses in layer.inputs:
         if isinstance(synapses, ConvInput):
             words, axon_in = conv_words(synapses, ranges[0], cost), conv_axon_in(synapses, ranges[0])
-        else:
+        elif chip.rule("dense_lists") == "dense":
             words, axon_in = dense_words(synapses.pre, neurons, synapses.weight_bits, cost), synapses.pre
+        else:
+            words, axon_in = sparse_words(synapses, _posts(layer, ranges), neurons, cost), synapses.pre
         total += Usage(axon_in=axon_in, synapse_words=words)
     return total
 
@@ -355,6 +466,16 @@ def fan_out(shape: tuple[int, ...], synapses: DenseInput | ConvInput, targets: S
         return FanOut(np.full(shape, len(targets), dtype=np.int64), False)
     counts = np.zeros((synapses.in_per_group * synapses.groups, *synapses.source_size), dtype=np.int64)
     each = synapses.out_channels // synapses.groups
+    axes = [set(ranges) for ranges in zip(*targets, strict=True)]
+    if len(targets) == math.prod(map(len, axes)) and len(set(targets)) == len(targets):  # a grid: the axes are independent
+        along = [np.zeros(n, dtype=np.int64) for n in counts.shape]
+        for c0, c1 in axes[0]:
+            along[0][c0 // each * synapses.in_per_group : ((c1 - 1) // each + 1) * synapses.in_per_group] += 1
+        for axis in (0, 1):
+            for outputs in axes[1 + axis]:
+                start, reach = _reaching(synapses, axis, outputs)
+                along[1 + axis][start : start + reach.size] += reach
+        return FanOut(np.einsum("c,y,x->cyx", *along).reshape(shape), True)
     for (c0, c1), rows, columns in targets:
         first, last = c0 // each * synapses.in_per_group, ((c1 - 1) // each + 1) * synapses.in_per_group
         (y, reach_y), (x, reach_x) = _reaching(synapses, 0, rows), _reaching(synapses, 1, columns)
@@ -403,7 +524,7 @@ def least_usage(layer: Layer, chip: Chip) -> Usage:
 
     loihi2: the layer on one core of unlimited size.  Cutting a dense layer adds headers; cutting the channels of a
     convolution refines the power-of-two parts, and ``ceil((2gw + p) / 64) <= 2 ceil((gw + p) / 64)``; AxonMap is counted as
-    one entry per pixel where it feeds a convolution.  loihi1: every weight in use stored once, without chunks.
+    one entry per pixel where it feeds a convolution.  loihi1: every weight in use stored once, without chunks and indices.
     """
     whole = tuple((0, n) for n in layer.shape)
     neurons = math.prod(layer.shape)
@@ -417,13 +538,14 @@ def least_usage(layer: Layer, chip: Chip) -> Usage:
     for synapses in layer.inputs:
         if isinstance(synapses, ConvInput):
             masks = [conv_masks(synapses, axis, whole[1 + axis]) for axis in (0, 1)]
-            positions = [len({k for mask, _ in axis for k in mask}) for axis in masks]
-            axons += math.prod(sum(n for _, n in axis) for axis in masks)
+            positions = [len({k for mask, _, _ in axis for k in mask}) for axis in masks]
+            axons += math.prod(sum(len(bases) for _, bases, _ in axis) for axis in masks)
             weights = synapses.out_channels * synapses.in_per_group * math.prod(positions)
-            bits += weights * (synapses.weight_bits + cost.smallest_index_bits)
+            bits += weights * synapses.weight_bits
         else:
             axons += synapses.pre
-            bits += synapses.pre * neurons * (synapses.weight_bits + synapses.delay_bits)
+            weights = synapses.pre * neurons if synapses.nonzero is None else synapses.nonzero.total
+            bits += weights * (synapses.weight_bits + synapses.delay_bits)
     return Usage(neurons=neurons, neuron_groups=1, axon_in=axons, synapse_words=-(-bits // cost.word_bits))
 
 
@@ -431,6 +553,17 @@ def lower_bound(layer: Layer, chip: Chip) -> int:
     """Cores that the layer takes at least: the largest ``ceil(total / limit)`` over the resources."""
     least = least_usage(layer, chip)
     return max(-(-least.used(name) // limit) for name, limit in chip.core_limits.items())
+
+
+def network_lower_bound(layers: Sequence[Layer], chip: Chip) -> int:
+    """Cores that all layers take at least: the sum of their bounds, or, where layers may share a core, the largest
+    ``ceil(total / limit)`` over the resources with the total taken over all layers (not a sum of ceilings).
+    """
+    if int(chip.rule("layers_per_core")) == 1:
+        return sum(lower_bound(layer, chip) for layer in layers)
+    total = sum((least_usage(layer, chip) for layer in layers), Usage())
+    counted = {name: limit for name, limit in chip.core_limits.items() if name not in ("neuron_groups", "list_words")}
+    return max((-(-total.used(name) // limit) for name, limit in counted.items()), default=0)
 
 
 def excess(usage: Usage, limits: Mapping[str, int]) -> tuple[tuple[str, int, int], ...]:
@@ -447,6 +580,15 @@ def binding(usage: Usage, limits: Mapping[str, int]) -> tuple[str, float]:
     shares = {name: usage.used(name) / limit for name, limit in limits.items() if name != "neuron_groups"}
     fullest = max(shares, key=lambda name: shares[name])
     return fullest, shares[fullest]
+
+
+def _posts(layer: Layer, ranges: tuple[Range, ...]) -> Posts:
+    """The outputs of a slice: a range where it is cut by neurons, else their flat numbers."""
+    if len(ranges) == 1:
+        return ranges[0]
+    block = tuple(slice(start, stop) for start, stop in ranges)
+    numbers: NDArray[np.int64] = np.arange(math.prod(layer.shape)).reshape(layer.shape)[block].ravel()
+    return numbers
 
 
 def _length(bounds: Range) -> int:

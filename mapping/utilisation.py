@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
 from operator import add
 from typing import Any
 
+import numpy as np
+
+from mapping.chip import Chip
 from mapping.cost import (
+    ConvInput,
+    DenseInput,
     FanOut,
     Layer,
     Usage,
     binding,
     fan_out,
     lower_bound,
+    network_lower_bound,
     plan_layers,
     slice_usage,
     traffic_usage,
 )
 from mapping.mapping import Mapping, Range
-from netx_export.errors import ConfigError
-from netx_export.network import Network
+from mapping.partition import cut_layer
+from netx_export.errors import CapacityError, ConfigError
+from netx_export.network import Conv, Network
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,8 @@ class LayerUse:
         name: of the population.
         type: "input", "conv", "dense", or "host" for an input without neurons, which takes no core.
         shape: of the population.
-        cores: that it takes.
-        lower_bound: cores that it takes at least, however it is cut.
+        cores: that it takes (those it shares with other layers count too).
+        lower_bound: cores that it takes at least where it shares none, however it is cut.
         tile: [width, height, channels] of its largest slice; None where it is cut by neurons.
         neurons_per_core: neurons of its largest slice where it is cut by neurons; None where it has tiles.
         neurons: in all.
@@ -45,6 +55,8 @@ class LayerUse:
         pool_percent: mean use of the shared pool without axon_mem; None where the chip has no pool.
         binding: the resource that is fullest on its fullest core; None where it takes no core.
         binding_percent: how full.
+        gap_percent: cores above the lower bound, of it; None where it takes no core.
+        percent: resource -> mean, least and most that its cores use of their limit, by this layer alone.
     """
 
     name: str
@@ -66,6 +78,8 @@ class LayerUse:
     pool_percent: float | None
     binding: str | None
     binding_percent: float | None
+    gap_percent: float | None
+    percent: MappingType[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -77,10 +91,13 @@ class Utilisation:
         fits: whether the board's chips suffice.
         verdict: the same in one sentence, with what binds and a way out.
         cores, chips: that the mapping takes.
-        lower_bound: sum of the layers' (layers do not share cores).
+        lower_bound: cores that are needed at least (:func:`mapping.cost.network_lower_bound`): the sum of the layers', or,
+            where layers may share cores, from all resources together.
+        gap_percent: cores above it, of it.
         neurons, synapse_words: over all cores.
         core_percent: cores in use, of those of its chips.
         layers: one row per population.
+        warnings: what is legal and yet not safe, one sentence each.
         evidence: what the numbers rest on; the first entry is the sentence that must stand in every report.
     """
 
@@ -91,16 +108,23 @@ class Utilisation:
     cores: int
     chips: int
     lower_bound: int
+    gap_percent: float
     neurons: int
     synapse_words: int
     core_percent: float
     layers: tuple[LayerUse, ...]
+    warnings: tuple[str, ...]
     evidence: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**table, "layers": [_plain(asdict(row)) for row in self.layers], "evidence": list(self.evidence)}
+        return {
+            **table,
+            "layers": [_plain(asdict(row)) for row in self.layers],
+            "warnings": list(self.warnings),
+            "evidence": list(self.evidence),
+        }
 
 
 def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisation:
@@ -117,7 +141,7 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
     if chips < 1:
         raise ConfigError(f"a board has at least 1 chip, not {chips}.")
     layers = {layer.name: layer for layer in plan_layers(network)}
-    slices = {name: [piece.ranges for piece in mapping.slices(name)] for name in layers}
+    slices = {name: _by_core(mapping, name) for name in layers}
     strangers = {piece.population for core in mapping.cores for piece in core.slices} - set(layers)
     for name in (*strangers, *(name for name in layers if not slices[name])):
         where = "the network" if name in strangers else "the mapping"
@@ -128,10 +152,11 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
     for population in network.populations:
         name, shape = population.name, population.shape
         if name in layers:
-            rows.append(_row(layers[name], slices[name], uses[name], shape, mapping))
+            rows.append(_row(layers[name], slices[name], uses[name], shape, mapping.chip))
         else:
             rows.append(_host_row(name, shape, population.size))
     total = reduce(add, (use for usages in uses.values() for use in usages), Usage())
+    bound = network_lower_bound(list(layers.values()), mapping.chip)
     return Utilisation(
         chip=mapping.chip.name,
         profile=mapping.chip.profile,
@@ -139,49 +164,132 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
         verdict=_verdict(rows, mapping, needed, chips),
         cores=len(mapping.cores),
         chips=needed,
-        lower_bound=sum(row.lower_bound for row in rows),
+        lower_bound=bound,
+        gap_percent=_gap(len(mapping.cores), bound) or 0.0,
         neurons=total.neurons,
         synapse_words=total.synapse_words,
         core_percent=100 * len(mapping.cores) / (mapping.chip.cores_per_chip * max(1, needed)),
         layers=tuple(rows),
+        warnings=_warnings(network, mapping.chip),
         evidence=mapping.chip.evidence,
     )
 
 
+def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str, Any]:
+    """What can be said of a network that does not fit: the tables of :meth:`Utilisation.to_dict`, None for what is unknown.
+
+    Layers that fit by themselves have their rows without what depends on others; the rest have a sentence in ``error``.
+
+    Args:
+        network: that was to be mapped.
+        chip: with the rules that were asked for.
+        message: why it does not fit; it becomes the verdict.
+    """
+    rows: list[dict[str, Any]] = []
+    layers = {layer.name: layer for layer in plan_layers(network)}
+    for population in network.populations:
+        layer = layers.get(population.name)
+        if layer is None:
+            rows.append({**_plain(asdict(_host_row(population.name, population.shape, population.size))), "error": None})
+            continue
+        try:
+            slices = [[ranges] for ranges in cut_layer(layer, chip).slices()]
+        except CapacityError as error:
+            unknown = {f.name: None for f in fields(LayerUse)}
+            shape, least = list(population.shape), lower_bound(layer, chip)
+            known = {"name": layer.name, "type": layer.kind, "shape": shape, "neurons": population.size, "lower_bound": least}
+            rows.append({**unknown, **known, "percent": {}, "error": str(error)})
+            continue
+        usages = [slice_usage(layer, boxes[0], chip) for boxes in slices]
+        rows.append({**_plain(asdict(_row(layer, slices, usages, population.shape, chip))), "error": None})
+    unknown = {f.name: None for f in fields(Utilisation)}
+    bound = network_lower_bound(list(layers.values()), chip)
+    known = {"chip": chip.name, "profile": chip.profile, "fits": False, "verdict": message, "lower_bound": bound}
+    return {**unknown, **known, "layers": rows, "warnings": list(_warnings(network, chip)), "evidence": list(chip.evidence)}
+
+
+def _warnings(network: Network, chip: Chip) -> tuple[str, ...]:
+    """Convolutions that are wider than the x-coordinate of a spike, on Loihi 2."""
+    if chip.model != "loihi2":
+        return ()
+    widest = int(chip.rule("widest_conv"))
+    shapes = {p.source: network[p.source].shape for p in network.projections if isinstance(p.synapse, Conv)}
+    return tuple(
+        f"{name} is {shape[2]} pixels wide and feeds a convolution; beyond {widest} the chip may drop spikes. "
+        "Way out: a stride or a pooling layer before it, or split the image"
+        for name, shape in shapes.items()
+        if shape[2] > widest
+    )
+
+
+Boxes = list[tuple[Range, ...]]  # the slices of one population on one core
+
+
+def _by_core(mapping: Mapping, population: str) -> list[Boxes]:
+    """The slices of a population, core by core."""
+    found = [[piece.ranges for piece in core.slices if piece.population == population] for core in mapping.cores]
+    return [boxes for boxes in found if boxes]
+
+
+def fan_by_core(shape: tuple[int, ...], synapses: DenseInput | ConvInput, targets: Sequence[Boxes]) -> FanOut:
+    """:func:`mapping.cost.fan_out` where a core may hold several slices of the target: it counts once."""
+    alone = fan_out(shape, synapses, [boxes[0] for boxes in targets if len(boxes) == 1])
+    together = [fan_out(shape, synapses, boxes).cores > 0 for boxes in targets if len(boxes) > 1]
+    return FanOut(alone.cores + sum(together, start=np.int64(0)), alone.convolution)
+
+
+def core_usages(network: Network, mapping: Mapping) -> tuple[Usage, ...]:
+    """What each core of a mapping uses in all, its slices added up.
+
+    On loihi1 every out-axon of a mapping on several chips is taken for one to another chip (two slots): an upper bound.
+    """
+    layers = {layer.name: layer for layer in plan_layers(network)}
+    slices = {name: _by_core(mapping, name) for name in layers}
+    needed = len({core.chip for core in mapping.cores})
+    parts = {name: iter(_layer_usages(layer, layers, slices, mapping, needed)) for name, layer in layers.items()}
+    totals = []
+    for core in mapping.cores:
+        populations = dict.fromkeys(piece.population for piece in core.slices)
+        totals.append(reduce(add, (next(parts[name]) for name in populations), Usage()))
+    return tuple(totals)
+
+
 def _layer_usages(
-    layer: Layer, layers: dict[str, Layer], slices: dict[str, list[tuple[Range, ...]]], mapping: Mapping, chips: int
+    layer: Layer, layers: dict[str, Layer], slices: dict[str, list[Boxes]], mapping: Mapping, chips: int
 ) -> list[Usage]:
-    """The usage of each core of a layer."""
+    """The usage of each core of a layer, by this layer alone."""
     fans: list[FanOut] = [
-        fan_out(layer.shape, synapses, slices[target.name])
+        fan_by_core(layer.shape, synapses, slices[target.name])
         for target in layers.values()
         for synapses in target.inputs
         if synapses.source == layer.name
     ]
     chip = mapping.chip
-    return [slice_usage(layer, ranges, chip) + traffic_usage(ranges, fans, chip, chips) for ranges in slices[layer.name]]
+    return [
+        reduce(add, (slice_usage(layer, ranges, chip) + traffic_usage(ranges, fans, chip, chips) for ranges in boxes))
+        for boxes in slices[layer.name]
+    ]
 
 
-def _row(
-    layer: Layer, slices: list[tuple[Range, ...]], usages: list[Usage], shape: tuple[int, ...], mapping: Mapping
-) -> LayerUse:
-    chip = mapping.chip
+def _row(layer: Layer, slices: list[Boxes], usages: list[Usage], shape: tuple[int, ...], chip: Chip) -> LayerUse:
     total = reduce(add, usages)
     cores = len(usages)
-    largest = max(range(cores), key=lambda i: usages[i].neurons)
-    extents = [stop - start for start, stop in slices[largest]]
+    largest = max((ranges for boxes in slices for ranges in boxes), key=lambda ranges: math.prod(b - a for a, b in ranges))
+    extents = [stop - start for start, stop in largest]
     limits = chip.core_limits
     resource, share = max((binding(use, limits) for use in usages), key=lambda entry: entry[1])
+    bound = lower_bound(layer, chip)
+    shares = {name: [100 * use.used(name) / limit for use in usages] for name, limit in limits.items()}
     return LayerUse(
         name=layer.name,
         type=layer.kind,
         shape=shape,
         cores=cores,
-        lower_bound=lower_bound(layer, chip),
+        lower_bound=bound,
         tile=(extents[2], extents[1], extents[0]) if len(extents) == 3 else None,
         neurons_per_core=extents[0] if len(extents) == 1 else None,
         neurons=total.neurons,
-        neurons_tile=usages[largest].neurons,
+        neurons_tile=math.prod(extents),
         neurons_mean=total.neurons // cores,
         synapse_words=total.synapse_words // cores,
         synapse_words_total=total.synapse_words,
@@ -192,11 +300,17 @@ def _row(
         pool_percent=100 * total.pool / cores / limits["pool"] if "pool" in limits else None,
         binding=resource,
         binding_percent=100 * share,
+        gap_percent=_gap(cores, bound),
+        percent={name: (sum(values) / cores, min(values), max(values)) for name, values in shares.items()},
     )
 
 
+def _gap(cores: int, bound: int) -> float | None:
+    return 100 * (cores / bound - 1) if bound else None
+
+
 def _host_row(name: str, shape: tuple[int, ...], size: int) -> LayerUse:
-    return LayerUse(name, "host", shape, 0, 0, None, None, size, 0, 0, 0, 0, 0, 0, 0, 0, None, None, None)
+    return LayerUse(name, "host", shape, 0, 0, None, None, size, 0, 0, 0, 0, 0, 0, 0, 0, None, None, None, None, {})
 
 
 def _verdict(rows: list[LayerUse], mapping: Mapping, needed: int, chips: int) -> str:
@@ -215,4 +329,6 @@ def _verdict(rows: list[LayerUse], mapping: Mapping, needed: int, chips: int) ->
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+    """The row with lists for tuples, as JSON gives it back."""
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+    return {**plain, "percent": {name: list(value) for name, value in row["percent"].items()}}

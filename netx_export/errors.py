@@ -6,6 +6,9 @@ line returns for it (design: 1 usage or internal, 2 does not fit the chip, 3 a v
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class QpsnnError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -38,9 +41,18 @@ class RunError(QpsnnError, RuntimeError):
 
 
 class CapacityError(QpsnnError):
-    """The network does not fit the chip."""
+    """The network does not fit the chip.
+
+    Args:
+        message: one sentence: what, need, limit, way out.
+        partial: what is known all the same, as plain data for JSON (the keys of :class:`mapping.utilisation.Utilisation`).
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, partial: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class MismatchError(QpsnnError):

@@ -234,7 +234,9 @@ def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int32]:
         )
     largest = float(np.abs(array).max(initial=0.0))
     if largest > np.iinfo(np.int32).max:
-        raise FreezeError(f"{name}: its {what} reaches {largest:.3g}, far beyond what the chip holds; the training has diverged.")
+        raise FreezeError(
+            f"{name}: its {what} reaches {largest:.3g}, far beyond what the chip holds; the training has diverged."
+        )
     whole: NDArray[np.int32] = np.rint(array).astype(np.int32)
     return whole
 

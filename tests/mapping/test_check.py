@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mapping.check import check, recount, require
-from mapping.chip import load_chip
+from mapping.chip import allow, load_chip
 from mapping.mapper import map_network
 from mapping.mapping import Core, Mapping, Slice
 from netx_export.errors import CapacityError
@@ -177,3 +177,73 @@ def test_loihi1_counts_by_hand() -> None:
         used = recount(net, mapping, by_synapse)
         assert used[1] == expected
         assert used[0]["axon_out"] == 16 and used[0]["synapse_words"] == 0
+
+
+# --- relaxed rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def relaxed() -> Mapping:
+    return map_network(network(), load_chip("loihi2", LIMITS), free_tiles=True, share_cores=True)
+
+
+def test_the_mapper_passes_with_relaxed_rules(relaxed: Mapping) -> None:
+    assert check(network(), relaxed) == ()
+    assert max(len(core.slices) for core in relaxed.cores) > 1
+    assert len(relaxed.cores) < len(map_network(network(), load_chip("loihi2", LIMITS)).cores)
+
+
+def shared(mapping: Mapping) -> int:
+    return next(i for i, core in enumerate(mapping.cores) if len(core.slices) > 1)
+
+
+def merged(mapping: Mapping) -> Mapping:
+    """The first two cores on one."""
+    first, second, *rest = mapping.cores
+    return replace(mapping, cores=(replace(first, slices=(*first.slices, *second.slices)), *rest))
+
+
+CORRUPTED_RELAXED: dict[str, tuple[Callable[[Mapping], Mapping], str]] = {
+    "the rules were not relaxed": (lambda m: replace(m, chip=load_chip("loihi2", LIMITS)), r"slices, the profile allows 1"),
+    "one of two slices on a core is dropped": (
+        lambda m: change(m, shared(m), slices=m.cores[shared(m)].slices[1:]),
+        r"neurons are on no core",
+    ),
+    "a slice is on two cores": (
+        lambda m: change(m, 0, slices=(*m.cores[0].slices, m.cores[-1].slices[0])),
+        r"neurons are on more than one core",
+    ),
+    "two full cores on one": (merged, r"neurons, the limit is 40"),
+    "the slices of a core together, not each, break a limit": (
+        lambda m: replace(m, chip=allow(load_chip("loihi2", {**LIMITS, "neurons": 39}), free_tiles=True, share_cores=True)),
+        r"40 neurons, the limit is 39",
+    ),
+    "more slices than neuron groups": (
+        lambda m: replace(
+            m, chip=allow(load_chip("loihi2", {**LIMITS, "neuron_groups": 1}), free_tiles=True, share_cores=True)
+        ),
+        r"slices, the profile allows 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CORRUPTED_RELAXED)
+def test_corruptions_of_relaxed_mappings_are_caught(relaxed: Mapping, name: str) -> None:
+    corrupt, message = CORRUPTED_RELAXED[name]
+    with pytest.raises(CapacityError, match=message):
+        require(network(), corrupt(relaxed))
+
+
+def test_sparse_lists_are_counted_from_the_weights() -> None:
+    """54 inputs of 90 outputs: a single non-zero weight each is one word, 16 + 8 bits."""
+    weight = np.zeros((90, 54), dtype=int)
+    weight[np.arange(54), np.arange(54)] = 7
+    weight[0, 0] = -8
+    net = Network((Population("in", (54,)), Population("d", (90,), LIF)), (Projection("in", "d", Dense(weight)),))
+    chip = load_chip("loihi2", {"synapse_words": 54})
+    sparse, dense = map_network(net, chip, sparse=True), map_network(net, chip)
+    assert (len(sparse.cores), len(dense.cores)) == (1, 30)
+    for by_synapse in (True, False):
+        assert recount(net, sparse, by_synapse)[0]["synapse_words"] == 54
+    assert check(net, sparse) == ()
+    assert any("1242 synapse_words, the limit is 54" in line for line in check(net, replace(sparse, chip=chip)))

@@ -31,7 +31,7 @@ from netx_export.network import Conv, Dense, Integrator, Lif, Network, Populatio
 
 LOIHI2 = Loihi2Cost(64, 8, 12, 4, 2)
 LOIHI2_P2 = Loihi2Cost(64, 2, 12, 4, 2)
-LOIHI1 = Loihi1Cost(64, 64, 10, 6, 12, 2)
+LOIHI1 = Loihi1Cost(64, 64, 10, 6, 12, 2, 256)
 LIF = Lif(4096, 1024, 25)
 
 
@@ -129,16 +129,20 @@ def test_loihi1_lists_by_laying_bits_out(synapses: int, bits: int) -> None:
     assert list_words(synapses, bits, LOIHI1) == sum(packed([4, 6, *chunk]) for chunk in chunks)
 
 
-@pytest.mark.parametrize(("neurons", "bits"), [(1, 6), (64, 6), (65, 7), (128, 7), (129, 8), (1024, 10), (5000, 12)])
+@pytest.mark.parametrize(("neurons", "bits"), [(1, 0), (2, 6), (64, 6), (65, 7), (128, 7), (129, 8), (1024, 10), (5000, 12)])
 def test_index_bits(neurons: int, bits: int) -> None:
     assert index_bits(neurons, LOIHI1) == bits
 
 
 def test_kernel_masks_by_hand() -> None:
-    assert dict(kernel_masks(4, 3, 1, 0, 1, (0, 2))) == {(0,): 1, (0, 1): 1, (1, 2): 1, (2,): 1}
-    assert dict(kernel_masks(5, 3, 1, 1, 1, (0, 5))) == {(0, 1): 1, (0, 1, 2): 3, (1, 2): 1}
-    assert dict(kernel_masks(8, 2, 2, 0, 1, (0, 4))) == {(0,): 4, (1,): 4}
-    assert dict(kernel_masks(1, 3, 1, 1, 1, (0, 1))) == {(1,): 1}  # only the middle of the kernel is ever used
+    def of(*arguments: object) -> dict[tuple[int, ...], tuple[tuple[int, ...], int]]:
+        return {mask: (bases, extent) for mask, bases, extent in kernel_masks(*arguments)}  # type: ignore[arg-type]
+
+    # Kernel positions -> the first output of each input that uses them, and how far the last output is from it.
+    assert of(4, 3, 1, 0, 1, (0, 2)) == {(0,): ((0,), 0), (0, 1): ((0,), 1), (1, 2): ((0,), 1), (2,): ((1,), 0)}
+    assert of(5, 3, 1, 1, 1, (0, 5)) == {(0, 1): ((0,), 1), (0, 1, 2): ((0, 1, 2), 2), (1, 2): ((3,), 1)}
+    assert of(8, 2, 2, 0, 1, (0, 4)) == {(0,): ((0, 1, 2, 3), 0), (1,): ((0, 1, 2, 3), 0)}
+    assert of(1, 3, 1, 1, 1, (0, 1)) == {(1,): ((0,), 0)}  # only the middle of the kernel is ever used
 
 
 def test_usages_add_and_the_longest_list_stays() -> None:
@@ -199,9 +203,9 @@ def test_a_slice_adds_up_its_projections() -> None:
     assert slice_usage(out, ((0, 5),), load_chip("loihi1")) == Usage(
         neurons=5, neuron_groups=1, axon_in=65, synapse_words=65, list_words=1
     )
-    # depthwise 2x2, stride 2: every pixel has its own mask of one kernel position, 3 channels.
+    # depthwise 2x2, stride 2: every pixel has its own mask of one kernel position; the lists of the 3 channels follow another.
     assert slice_usage(b, ((0, 3), (0, 2), (0, 2)), load_chip("loihi1")) == Usage(
-        neurons=12, neuron_groups=1, axon_in=16, synapse_words=4 * 3, list_words=1
+        neurons=12, neuron_groups=1, axon_in=16, synapse_words=4, list_words=1
     )
 
 
@@ -231,7 +235,7 @@ def test_the_least_usage_of_loihi1_counts_weights_in_use_only() -> None:
         (Projection("in", "c", Conv(np.ones((16, 1, 3, 3), int), padding=(1, 1))),),
     )
     least = least_usage(plan_layers(network)[0], load_chip("loihi1"))
-    assert least == Usage(neurons=16, neuron_groups=1, axon_in=1, synapse_words=2)  # 16 weights of 1 + 6 bits: 112 bits
+    assert least == Usage(neurons=16, neuron_groups=1, axon_in=1, synapse_words=1)  # 16 weights of 1 bit
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib import metadata
+from itertools import product
 
 import pytest
 
@@ -101,5 +102,27 @@ def test_the_axon_mem_estimate_is_of_the_right_order(pilotnet: Network, mapping:
 
 def test_mapping_pilotnet_is_fast(pilotnet: Network) -> None:
     start = time.perf_counter()
-    utilisation(pilotnet, map_network(pilotnet, load_chip("loihi2-2022")))
-    assert time.perf_counter() - start < 1.0
+    map_network(pilotnet, load_chip("loihi2-2022"))
+    assert time.perf_counter() - start < 0.3
+
+
+def test_free_tiles_and_shared_cores(pilotnet: Network) -> None:
+    """52 cores would do; the bound from all resources together is 39, the sum of the layers' bounds 50."""
+    chip = load_chip("loihi2-2022")
+    counts = {}
+    for free, share in product((False, True), repeat=2):
+        mapping = map_network(pilotnet, chip, free_tiles=free, share_cores=share)
+        assert check(pilotnet, mapping) == ()
+        use = utilisation(pilotnet, mapping)
+        counts[free, share] = (use.cores, use.lower_bound)
+    assert counts[False, False] == (74, 50)
+    assert counts[True, False][0] <= 52 and counts[True, False][1] == 50
+    assert counts[True, True][0] <= 42 and counts[True, True][1] == counts[False, True][1] == 39
+    assert counts[False, True][0] < 74
+
+
+def test_loihi1_cuts_layers_together(pilotnet: Network) -> None:
+    """One layer at a time took 900 cores: conv1 was cut into channels, so that every input neuron sent to 24 cores."""
+    use = utilisation(pilotnet, map_network(pilotnet, load_chip("loihi1")))
+    assert use.cores < 1.25 * use.lower_bound
+    assert use.layers[0].cores < 50

@@ -45,6 +45,20 @@ def test_rows_and_totals() -> None:
     assert use.profile == "loihi2 with neurons=200"
 
 
+@pytest.mark.parametrize(("width", "warned"), [(256, 0), (257, 1)])
+def test_wide_convolutions_are_warned_of(width: int, warned: int) -> None:
+    net = Network(
+        (Population("image", (1, 1, width)), Population("wide", (1, 1, width), LIF)),
+        (Projection("image", "wide", Conv(np.ones((1, 1, 1, 1), dtype=int))),),
+    )
+    use = utilisation(net, map_network(net, load_chip("loihi2")))
+    assert len(use.warnings) == warned == len(use.to_dict()["warnings"])
+    assert not warned or use.warnings[0].startswith(
+        "image is 257 pixels wide and feeds a convolution; beyond 256 the chip may drop"
+    )
+    assert utilisation(net, map_network(net, load_chip("loihi1"))).warnings == ()
+
+
 def test_json_has_the_keys_that_reports_need() -> None:
     use = utilisation(network(), map_network(network(), load_chip("loihi2")))
     table = json.loads(json.dumps(use.to_dict()))
