@@ -375,6 +375,7 @@ def _load_array(path: Path) -> Any:
     except (OSError, ValueError, EOFError):
         raise FormatError(f"{path} is not an .npy file of numbers; write one with numpy.save.") from None
     if not isinstance(found, np.ndarray):
+        found.close()
         raise FormatError(f"{path} holds several arrays; one is expected: write it with numpy.save.")
     return found
 

@@ -328,7 +328,7 @@ def test_map_that_does_not_fit(qpsnn: Callable[..., Result], pilotnet: Path) -> 
 def test_map_where_not_even_a_neuron_fits(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
     result = qpsnn("map", pilotnet, "--limit", "synapse_words=100", "--json")
     assert result.code == 2 and result.json["fits"] is False and result.json["verdict"] == result.error
-    assert re.match(r"dense7: one neuron needs 2560 synapse_words, a core of loihi2 has 100\. Way out: ", result.error)
+    assert re.match(r"conv2: one neuron needs 216 synapse_words, a core of loihi2 has 100\. Way out: ", result.error)
     assert qpsnn("map", pilotnet, "--limit", "synapse_words=100").out == ""
 
 
