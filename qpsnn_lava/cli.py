@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,9 @@ def main() -> None:
     except QpsnnError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        _complain(f"{error.name} is not installed, and this needs it. 'qpsnn doctor' says how to install it.")
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -106,6 +110,8 @@ def run(
     else:
         _print_summary(made)
         _err().print(f"\nReport: {escape(str(folder / 'report.md'))}", highlight=False, soft_wrap=True)
+    if not made["mapping"]["fits"]:
+        raise CapacityError(made["mapping"]["verdict"])
 
 
 @app.command()
@@ -260,11 +266,20 @@ def verify(
 @app.command(name="map")
 def map_(
     file: NetFile,
-    chip: Annotated[str, typer.Option(help="Name or TOML file of the chip.")] = "loihi2",
+    chip: Annotated[str | None, typer.Option(help="Name or TOML file of the chip (default: loihi2).")] = None,
+    board: Annotated[str | None, typer.Option(help="Name of a board; it brings its chip and their number.")] = None,
     limit: Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Replace one limit.")] = None,
-    chips: Annotated[int, typer.Option(min=1, help="Chips on the board.")] = 1,
+    chips: Annotated[int | None, typer.Option(min=1, help="Chips on the board (default: 1, or the board's).")] = None,
+    objective: Annotated[str, typer.Option(help="cores, traffic or balance.")] = "cores",
+    free_tiles: Annotated[
+        bool, typer.Option("--free-tiles", help="Any width, height, channels a slice: assumed legal.")
+    ] = False,
+    share_cores: Annotated[bool, typer.Option("--share-cores", help="Several slices a core: assumed legal.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Dense layers without their zeros.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Recount everything independently.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", metavar="MAPPING.json", help="Where the mapping goes.")] = None,
+    place: Annotated[bool, typer.Option("--place", help="Also seat the cores on the mesh and count hops.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the placement.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="mapping.json, layers.csv and cores.csv.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Map a netx file onto a chip's cores (exit code 2 where it does not fit)."""
@@ -274,28 +289,67 @@ def map_(
     from netx_export import hdf5
 
     network = hdf5.read(file)
-    board = mapping.load_chip(chip, limits=_limits(limit))
+    if board is not None:
+        found = mapping.load_board(board, profile=chip, limits=_limits(limit))
+        target, room = found.chip, chips or found.chips
+    else:
+        target, room = mapping.load_chip(chip or "loihi2", limits=_limits(limit)), chips or 1
     start = time.perf_counter()
     try:
-        placed = mapping.map_network(network, board)
+        placed = mapping.map_network(
+            network, target, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse, objective=objective
+        )
     except CapacityError as error:  # not even one neuron of a layer fits a core
         if as_json:
-            _print_json({"chip": board.name, "profile": board.profile, "fits": False, "verdict": str(error)})
+            _print_json(
+                error.partial or {"chip": target.name, "profile": target.profile, "fits": False, "verdict": str(error)}
+            )
         raise
-    used = mapping.utilisation(network, placed, chips=chips).to_dict()
+    used = mapping.utilisation(network, placed, chips=room).to_dict()
     used["seconds"] = time.perf_counter() - start
     if check:
         mapping.require(network, placed)
+    if place:
+        seated = mapping.place(network, placed, seed=seed)
+        placed = seated.mapping
+        used["routing"] = {**asdict(seated.routing), "snake_hops": seated.snake.hops}
     if out is not None:
-        from netx_export.atomic import write_text
-
-        write_text(out, json.dumps({"utilisation": used, "mapping": placed.to_dict()}, indent=1) + "\n")
+        _write_mapping(out, used, placed, [row.to_row() for row in mapping.core_rows(network, placed)])
     if as_json:
         _print_json(used)
     else:
         _print_mapping(used)
     if not used["fits"]:
         raise CapacityError(used["verdict"])
+
+
+@app.command()
+def chips(
+    action: Annotated[str, typer.Argument(help="list or show.")] = "list",
+    name: Annotated[str | None, typer.Argument(help="For show: a chip, a chip file or a board.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the chips and boards, or show every number of one with its unit, tag and source."""
+    import mapping
+
+    if action == "list" and name is None:
+        names = {"chips": list(mapping.chip_names()), "boards": list(mapping.board_names())}
+        if as_json:
+            _print_json(names)
+        else:
+            for title, entries in names.items():
+                print(f"{title:<7} {'  '.join(entries)}")
+        return
+    if action != "show" or name is None:
+        raise ConfigError("the words are: qpsnn chips list, or qpsnn chips show NAME.")
+    board = mapping.load_board(name) if name in mapping.board_names() else None
+    chip = board.chip if board else mapping.load_chip(name)
+    if as_json:
+        _print_json(chip.to_dict() if board is None else {"board": board.name, "chips": board.chips, "chip": chip.to_dict()})
+        return
+    console = Console(highlight=False)
+    for line in board.evidence if board else chip.evidence:
+        console.print(escape(line))
 
 
 @app.command()
@@ -315,8 +369,6 @@ def report(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
 @app.command()
 def doctor(as_json: JsonFlag = False) -> None:
     """Say which versions are installed, what is missing, and the one command that mends it."""
-    from dataclasses import asdict
-
     from qpsnn_lava.doctor import diagnose
 
     found = diagnose()
@@ -432,7 +484,32 @@ def _print_mapping(used: dict[str, Any]) -> None:
     console.print(table)
     console.print("[dim]tile (C x H x W), neurons, axons in and words: of a layer's largest core[/]")
     console.print(f"\n{escape(used['verdict'])}")
+    console.print(f"lower bound {used['lower_bound']} cores")
+    if "routing" in used:
+        hops, snake = used["routing"]["hops"], used["routing"]["snake_hops"]
+        console.print(f"placed on the mesh: {hops:,.0f} hops a step (in the order of the layers: {snake:,.0f})")
+    for line in used["evidence"]:
+        if "assumed legal" in line:
+            console.print(f"[yellow]{escape(line)}[/]")
     console.print(f"[dim]{escape(used['evidence'][0])}[/]")
+
+
+def _write_mapping(folder: Path, used: dict[str, Any], placed: Any, cores: list[dict[str, Any]]) -> None:
+    import csv
+    import io
+
+    from netx_export.atomic import write_text
+
+    def table(rows: list[dict[str, Any]]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    write_text(folder / "mapping.json", json.dumps({"utilisation": used, "mapping": placed.to_dict()}, indent=1) + "\n")
+    write_text(folder / "layers.csv", table(used["layers"]))
+    write_text(folder / "cores.csv", table(cores))
 
 
 def _range(pair: list[int] | tuple[int, int] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -117,7 +118,7 @@ def test_help_of_each_verb(qpsnn: Callable[..., Result], verb: str) -> None:
     ("words", "message"),
     [
         (["nope"], r"No such command 'nope'\. Try 'qpsnn --help'\."),
-        (["map", "--nope", "x.net"], r"No such option: --nope\. Try 'qpsnn map --help'\."),
+        (["map", "--wrong-flag", "x.net"], r"No such option: --wrong-flag\. Try 'qpsnn map --help'\."),
         (["run"], r"Missing argument 'EXPERIMENT'\. Try 'qpsnn run --help'\."),
         (["simulate", "x.net"], r"Missing option '--input'\. Try 'qpsnn simulate --help'\."),
         (["verify", "x.net", "--samples", "0"], r"Invalid value for '--samples': .*1.*\. Try 'qpsnn verify --help'\."),
@@ -298,7 +299,7 @@ def test_verify_codes(qpsnn: Callable[..., Result], small: Path, monkeypatch: py
 
 
 def test_map(qpsnn: Callable[..., Result], pilotnet: Path, tmp_path: Path) -> None:
-    result = qpsnn("map", pilotnet, "--limit", "synapse_words=12000", "--check", "--out", tmp_path / "m.json")
+    result = qpsnn("map", pilotnet, "--limit", "synapse_words=12000", "--check", "--out", tmp_path / "mapped")
     assert result.code == 0 and not result.err
     lines = result.out.splitlines()
     assert lines[0].split("  ")[0] == "layer"
@@ -306,12 +307,40 @@ def test_map(qpsnn: Callable[..., Result], pilotnet: Path, tmp_path: Path) -> No
     said = " ".join(result.out.split())
     assert re.search(r"fits: \d+ cores on 1 chip of loihi2 with 120 cores each; dense7 fills synapse_words to \d+ %", said)
     assert "not run on hardware" in said
-    written = json.loads((tmp_path / "m.json").read_text())
+    written = json.loads((tmp_path / "mapped" / "mapping.json").read_text())
     again = qpsnn("map", pilotnet, "--limit", "synapse_words=12000", "--json").json
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in written["utilisation"].items() if k != "seconds"
     }
     assert again["cores"] == sum(row["cores"] for row in again["layers"]) == len(written["mapping"]["cores"])
+    with (tmp_path / "mapped" / "cores.csv").open() as stream:
+        cores = list(csv.DictReader(stream))
+    assert len(cores) == again["cores"]
+    assert sum(int(row["neurons"]) for row in cores) == again["neurons"]
+    with (tmp_path / "mapped" / "layers.csv").open() as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == [row["name"] for row in again["layers"]]
+
+
+def test_map_with_relaxed_rules_on_a_board(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
+    words = ("map", pilotnet, "--chip", "loihi2-2022", "--free-tiles", "--share-cores", "--check", "--place")
+    found = qpsnn(*words, "--json").json
+    assert found["lower_bound"] <= found["cores"] <= 52 and found["fits"]
+    assert found["routing"]["hops"] < found["routing"]["snake_hops"]
+    assert any("assumed legal" in line for line in found["evidence"])
+    assert "assumed legal" in " ".join(qpsnn(*words).out.split())
+    board = qpsnn("map", pilotnet, "--board", "kapoho-point", "--limit", "cores_per_chip=10", "--json")
+    assert board.code == 0 and board.json["chips"] == 7
+
+
+def test_chips(qpsnn: Callable[..., Result]) -> None:
+    listed = qpsnn("chips", "list", "--json").json
+    assert {"loihi1", "loihi2", "loihi2-2022"} <= set(listed["chips"]) and "oheo-gulch" in listed["boards"]
+    for name in (*listed["chips"], *listed["boards"]):
+        shown = qpsnn("chips", "show", name)
+        assert shown.code == 0 and "not run on hardware" in " ".join(shown.out.split())
+    wrong = qpsnn("chips", "show")
+    assert wrong.code == 1 and "qpsnn chips show NAME" in wrong.error
+    assert qpsnn("chips", "show", "loihi9").code == 1
 
 
 def test_map_that_does_not_fit(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
