@@ -154,8 +154,7 @@ def run_lava(
         raise ConfigError(f"models {models!r} are unknown; choose one of {', '.join(MODELS)}.")
     network = hdf5.read(path, as_lava=True)
     check_stock_lava(network, models=models)
-    sigma_delta = any(isinstance(p.neuron, Delta | SigmaDelta | Sigma) for p in network.populations)
-    if backend != "cpu" and (models != "stock" or sigma_delta):
+    if backend != "cpu" and (models != "stock" or network.has_sigma_delta):
         raise ConfigError(f"backend {backend!r} runs stock models and no sigma-delta neurons here; use backend 'cpu'.")
     if input_bits is not None:
         network = replace(network, input_bits=input_bits)
@@ -169,7 +168,7 @@ def run_lava(
     if not timeout > 0:
         raise ConfigError(f"timeout is {timeout} s; it must be above 0.")
     samples, steps = frames.shape[0], frames.shape[-1]
-    lasting = sigma_delta or any(p.delay is not None or p.source == p.target for p in network.projections)
+    lasting = network.has_sigma_delta or any(p.delay is not None or p.source == p.target for p in network.projections)
     if lasting and samples > 1:
         return _sample_by_sample(
             lambda sample, seconds: run_lava(
@@ -219,7 +218,9 @@ def run_lava(
         folder = Path(name)
         needed = sum(samples * steps * network[n].size * (4 if n in job.wide else 1) for n in job.hidden)
         if needed > (free := shutil.disk_usage(folder).free):
-            raise ConfigError(f"recording {', '.join(record)} takes {needed} bytes, {folder.parent} has {free}; use fewer samples.")
+            raise ConfigError(
+                f"recording {', '.join(record)} takes {needed} bytes, {folder.parent} has {free}; use fewer samples."
+            )
         try:
             np.save(folder / "frames.npy", _compact(np.moveaxis(frames, -1, 1)))
             (folder / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
@@ -801,8 +802,8 @@ def _declare_processes(folder: Path) -> Any:
         def run_spk(self) -> None:
             if self.conv is None:  # Lava sets the variables after __init__
                 weight = self.weight.transpose(0, 3, 2, 1)[:, :, ::-1, ::-1]
-                pairs = [(int(pair[1]), int(pair[0])) for pair in (self.stride, self.padding, self.dilation)]
-                self.conv = Conv(weight, *pairs, int(self.groups[0]))
+                stride, padding, dilation = ((int(x[1]), int(x[0])) for x in (self.stride, self.padding, self.dilation))
+                self.conv = Conv(weight, stride, padding, dilation, int(self.groups[0]))
                 self.reach = int(np.abs(weight.astype(np.int64)).reshape(weight.shape[0], -1).sum(axis=1).max())
             self.a_out.send(self.a_buf)
             spikes = self.s_in.recv()

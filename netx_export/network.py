@@ -475,7 +475,9 @@ class Network:
             if population.name not in reached:
                 raise NetworkError(f"{population.name}: no projection reaches this population.")
             if isinstance(population.neuron, Delta):
-                raise NetworkError(f"{population.name}: a Delta neuron encodes the host's input; it must be the first population.")
+                raise NetworkError(
+                    f"{population.name}: a Delta neuron encodes the host's input; it must be the first population."
+                )
             if population.drive is not None:
                 raise NetworkError(f"{population.name}: only the first population can be driven by the host.")
         _check_range("input_bits", self.input_bits, 0, 24)
@@ -540,6 +542,11 @@ class Network:
                 raise NetworkError(f"{population.name}: list its source before it; only recurrent projections may go back.")
             depth[population.name] = 1 + max(depth[p.source] for p in forward)
         return depth
+
+    @property
+    def has_sigma_delta(self) -> bool:
+        """Whether any population has sigma-delta neurons."""
+        return any(isinstance(p.neuron, Delta | SigmaDelta | Sigma) for p in self.populations)
 
     @property
     def has_signed_input(self) -> bool:

@@ -21,6 +21,7 @@ from netx_export.network import (
     Conv,
     Dense,
     Integrator,
+    Lif,
     Network,
     Neuron,
     Population,
@@ -234,7 +235,9 @@ def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int32]:
         )
     largest = float(np.abs(array).max(initial=0.0))
     if largest > np.iinfo(np.int32).max:
-        raise FreezeError(f"{name}: its {what} reaches {largest:.3g}, far beyond what the chip holds; the training has diverged.")
+        raise FreezeError(
+            f"{name}: its {what} reaches {largest:.3g}, far beyond what the chip holds; the training has diverged."
+        )
     whole: NDArray[np.int32] = np.rint(array).astype(np.int32)
     return whole
 
@@ -256,7 +259,7 @@ def check(projection: Projection, population: Population, steps: int, input_max:
     weight = projection.synapse.weight.astype(np.int64)
     name = population.name
     neuron = population.neuron
-    assert neuron is not None
+    assert isinstance(neuron, Lif | Integrator)
     if not weight.any():
         raise FreezeError(f"{name}: all weights are zero (Lava's reader overflows on them); train longer, or with more bits.")
     _check_weights(weight, name)
