@@ -291,9 +291,7 @@ def test_the_fast_models_take_many_groups(tmp_path: Path) -> None:
     )
     hdf5.write(network, tmp_path / "groups.net")
     frames = integers(36, 0, 2, 1, 130, 3, 2, 4)
-    with pytest.raises(
-        NetworkError, match="130 groups; stock Lava computes convolutions of more than 127 wrongly. Use the fast"
-    ):
+    with pytest.raises(NetworkError, match="130 groups; stock Lava computes convolutions of more than 127 wrongly"):
         run_lava(tmp_path / "groups.net", frames, timeout=LIMIT)
     expected = simulate(network, frames)
     fires(expected, "out")
@@ -316,6 +314,48 @@ def test_the_fast_convolution_wraps_at_24_bits(tmp_path: Path) -> None:
     assert got.voltage is not None
     np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
     np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+class Port:
+    """Stands in for both ports of a neuron model that runs by itself."""
+
+    def __init__(self, arrivals: list[NDArray[np.int32]]) -> None:
+        self.arrivals = iter(arrivals)
+        self.sent: list[NDArray[Any]] = []
+
+    def recv(self) -> NDArray[np.int32]:
+        return next(self.arrivals)
+
+    def send(self, spikes: NDArray[Any]) -> None:
+        self.sent.append(np.array(spikes))
+
+
+@pytest.mark.parametrize("decays", list(itertools.product([0, 1, 1000, 4095, 4096], [0, 1, 415, 4096])))
+def test_the_fast_lif_equals_the_stock_one_at_the_edges_of_24_bits(tmp_path: Path, decays: tuple[int, int]) -> None:
+    """The two models side by side, without processes: u wraps, v saturates, states are cleared, the host writes biases."""
+    lava_compat.import_lava()
+    ours = lava_run._declare_processes(tmp_path).LifModel
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+
+    rng = np.random.default_rng(sum(decays))
+    edges = [s * n for n in (0, 1, 63, 64, 131071, 131072, 131073, 200000) for s in (1, -1)]
+    arrivals = [rng.choice(np.array(edges + [7, -9, 500], np.int32), 400) for _ in range(30)]
+    biases = [rng.integers(-32768, 32768, 400).astype(np.int16) for _ in range(2)]
+    seen = []
+    for kind in (PyLifResetModelBitAcc, ours):
+        model = kind({"shape": (400,), "reset_interval": 16, "reset_offset": 3})
+        port = model.a_in = model.s_out = Port(arrivals)
+        model.u, model.v = np.zeros(400, np.int32), np.zeros(400, np.int32)
+        model.du, model.dv, model.vth = decays[0] - 1, decays[1], 100000
+        model.bias_exp = np.full(400, 6, np.int32)
+        states = []
+        for step in range(30):
+            model.time_step, model.bias_mant = step, biases[step // 20]
+            model.run_spk()
+            states += [model.u.copy(), model.v.copy(), port.sent[-1].astype(np.int32)]
+        seen.append(np.stack(states))
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert np.abs(seen[0][1::3]).max() == 2**23 - 1 and 0.02 < seen[0][2::3].mean() < 0.8
 
 
 # --- what stock Lava computes wrongly ----------------------------------------------------------------------------------

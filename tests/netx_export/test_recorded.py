@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 
 from netx_export.hdf5 import read
 from netx_export.network import (
-    Conv,
     Delta,
     Dense,
     Drive,
