@@ -339,7 +339,7 @@ def test_the_fast_lif_equals_the_stock_one_at_the_edges_of_24_bits(tmp_path: Pat
 
     rng = np.random.default_rng(sum(decays))
     edges = [s * n for n in (0, 1, 63, 64, 131071, 131072, 131073, 200000) for s in (1, -1)]
-    arrivals = [rng.choice(np.array(edges + [7, -9, 500], np.int32), 400) for _ in range(30)]
+    arrivals = [rng.choice(np.array([*edges, 7, -9, 500], np.int32), 400) for _ in range(30)]
     biases = [rng.integers(-32768, 32768, 400).astype(np.int16) for _ in range(2)]
     seen = []
     for kind in (PyLifResetModelBitAcc, ours):
