@@ -818,15 +818,12 @@ def _declare_processes(folder: Path) -> Any:
             else:
                 self.a_buf = np.zeros_like(self.a_buf)
 
-    class LifModel(PyLifResetModelBitAcc):  # type: ignore[misc]
+    class LifModel(PyLifResetModelBitAcc):
         """Lava's own model of LIFReset with its arithmetic in fewer passes; its decay is exact in float64, whose 53 bits hold
         the product of 24 and 12 bits, and a division by 4096 changes no digit."""
 
-        def scale_bias(self) -> None:
-            if not self.isbiasscaled:
-                self.bias_shift = self.bias_exp.astype(np.int32)
-                self.isbiasscaled = True
-            self.effective_bias = np.left_shift(self.bias_mant, self.bias_shift, dtype=np.int32)  # the host may write it
+        def scale_bias(self) -> None:  # in every step: the host may write the mantissa
+            self.effective_bias = np.left_shift(self.bias_mant, self.bias_exp, dtype=np.int32)  # netx's exponent is 6
 
         def subthr_dynamics(self, activation_in: NDArray[np.int32]) -> None:
             kept_u = DECAY_ONE - np.asarray(self.du + self.ds_offset).item()

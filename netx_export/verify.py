@@ -364,8 +364,8 @@ def _compare(network: Network, frames: NDArray[np.integer[Any]], answers: Answer
         wrong = ours != theirs
         layers.append(LayerCheck(name, int(ours.size), int(wrong.sum()), int(np.count_nonzero(ours))))
         if wrong.any() and first is None:
-            sample, *place, step = _first(wrong)
-            at = (sample, *place, step)
+            at = _first(wrong)
+            sample, place, step = at[0], at[1:-1], at[-1]
             first = (i, sample + offset)
             where = (
                 f"sample {sample + offset}, layer {name}, neuron {_place(place)}, step {step}: "
