@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib.metadata
 import io
 import itertools
 import os
@@ -17,13 +19,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from strategies import Case, cases
 
 from netx_export import hdf5, lava_compat, lava_run
 from netx_export.errors import ConfigError, FormatError, MissingError, NetworkError, RunError
 from netx_export.lava_run import dense_is_exact, run_lava, supervise
 from netx_export.network import Conv, Delta, Dense, Integrator, Lif, Network, Population, Projection, Sigma, SigmaDelta
 from netx_export.simulate import Run, simulate
+from netx_export.verify import random_input
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60.0  # seconds for one Lava run of these tests; it takes about three
@@ -254,6 +260,75 @@ def test_a_sigma_delta_network_equals_simulation(tmp_path: Path, models: str) ->
         np.testing.assert_array_equal(got.hidden[name], expected.spikes[name], err_msg=name)
     assert got.voltage is not None
     np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+def test_delays_are_exact_sample_by_sample(tmp_path: Path) -> None:
+    """Sums under way would reach from one window into the next: each sample is a run of its own."""
+    network = Network(
+        (Population("in", (6,)), Population("out", (5,), Lif(500, 300, 70))),
+        (Projection("in", "out", Dense(integers(40, -10, 30, 5, 6)), np.array([[0], [3], [1], [62], [4]])),),
+    )
+    hdf5.write(network, tmp_path / "late.net")
+    frames = integers(41, 0, 2, 2, 6, 8)
+    expected = simulate(network, frames)
+    fires(expected, "out")
+    seen: list[tuple[int, int]] = []
+    got = run_lava(tmp_path / "late.net", frames, timeout=LIMIT, progress=lambda *n: seen.append(n))
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+    assert seen == [(1, 2), (2, 2)] and got.steps == 2 * (8 + 1)
+    alone = dataclasses.replace(network, projections=(dataclasses.replace(network.projections[0], delay=None),))
+    assert (simulate(alone, frames).spikes["out"] != expected.spikes["out"]).any()
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=cases(), models=st.sampled_from(["fast", "stock"]))
+def test_generated_networks_equal_simulation_in_all_layers(
+    tmp_path_factory: pytest.TempPathFactory, case: Case, models: str
+) -> None:
+    """Every feature of the file; stock convolutions and ours."""
+    try:
+        lava_run.check_stock_lava(case.network)
+    except NetworkError:
+        assume(False)
+    path = tmp_path_factory.getbasetemp() / "generated.net"
+    hdf5.write(case.network, path)
+    names = [p.name for p in case.network.populations if p.neuron is not None]
+    expected = simulate(case.network, case.frames)
+    got = run_lava(path, case.frames, voltage=True, record=names, models=models, timeout=LIMIT)
+    for name in names:
+        np.testing.assert_array_equal(got.hidden[name], expected.spikes[name], err_msg=f"{name} of {case.network}")
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.voltage, expected.voltage[case.network.output.name][..., -1])
+
+
+# --- Intel's files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("mnist.net", 16),
+        ("tiny.net", 16),
+        ("gts/ntidigits/ntidigits.net", 60),
+        ("gts/pilotnet_lif/network.net", 8),
+        ("gts/pilotnet_sdnn/network.net", 4),
+        ("gts/pilotnet_sdnn/square_network.net", 4),
+    ],
+)
+def test_every_file_of_the_wheel_equals_simulation_in_all_layers(name: str, steps: int) -> None:
+    """A sample each, the fast models; what was recorded of them is in test_recorded."""
+    (found,) = (f for f in importlib.metadata.files("lava-dl") or [] if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
+    path = Path(str(found.locate()))
+    network = hdf5.read(path)
+    frames = random_input(dataclasses.replace(network, steps=steps), 1, 0.3, 1)
+    expected = simulate(network, frames)
+    names = [p.name for p in network.populations if p.neuron is not None]
+    got = run_lava(path, frames, voltage=True, record=names, models="fast", timeout=LIMIT)
+    for layer in names:
+        np.testing.assert_array_equal(got.hidden[layer], expected.spikes[layer], err_msg=layer)
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.voltage, expected.voltage[network.output.name][..., -1])
+    assert np.mean([expected.spikes[layer].any() for layer in names]) > 0.7
 
 
 # --- our own models ----------------------------------------------------------------------------------------------------
