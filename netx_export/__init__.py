@@ -13,17 +13,46 @@ if TYPE_CHECKING:
     from netx_export.engine import simulate_fast, summarise
     from netx_export.hdf5 import read, write
     from netx_export.lava_run import lava_network, run_lava
-    from netx_export.network import Conv, Dense, Drive, Integrator, Lif, Network, Population, Projection, Rate, Voltage
+    from netx_export.network import (
+        Conv,
+        Delta,
+        Dense,
+        Drive,
+        Integrator,
+        Lif,
+        Network,
+        Population,
+        Projection,
+        Rate,
+        Sigma,
+        SigmaDelta,
+        Voltage,
+    )
 
 _HOME = {
     "engine": ("simulate_fast", "summarise"),
     "hdf5": ("read", "write"),
     "lava_run": ("lava_network", "run_lava"),
-    "network": ("Conv", "Dense", "Drive", "Integrator", "Lif", "Network", "Population", "Projection", "Rate", "Voltage"),
+    "network": (
+        "Conv",
+        "Delta",
+        "Dense",
+        "Drive",
+        "Integrator",
+        "Lif",
+        "Network",
+        "Population",
+        "Projection",
+        "Rate",
+        "Sigma",
+        "SigmaDelta",
+        "Voltage",
+    ),
 }
 
 __all__ = [
     "Conv",
+    "Delta",
     "Dense",
     "Drive",
     "Integrator",
@@ -32,6 +61,8 @@ __all__ = [
     "Population",
     "Projection",
     "Rate",
+    "Sigma",
+    "SigmaDelta",
     "Voltage",
     "lava_network",
     "read",

@@ -20,6 +20,7 @@ from netx_export.errors import FormatError, NetworkError
 from netx_export.network import (
     MAX_NEURONS,
     Conv,
+    Delta,
     Dense,
     Drive,
     Lif,
@@ -29,6 +30,8 @@ from netx_export.network import (
     Projection,
     Rate,
     Readout,
+    Sigma,
+    SigmaDelta,
     Synapse,
     Voltage,
     neuron_of,
@@ -39,6 +42,8 @@ FREE_BYTES = 1 << 24  # a dataset up to this size may be compressed as well as i
 MAX_RATIO = 100  # at most that many times (deflate reaches 1000, on nothing but zeros)
 MAX_LAYERS = 4096
 MAX_TEXT = 256  # bytes of UTF-8
+
+MESSAGE_BITS = 16  # of the host's messages to sigma-delta neurons where the file does not say: lava-dl's default
 
 # A dense layer without neurons gets this from the stock reader: u sums up, v = u, 2**17 is never exceeded.
 DEFAULT_NEURON = Lif(current_decay=0, voltage_decay=4096, threshold=1 << 17)
@@ -51,16 +56,18 @@ def write(network: Network, path: Path | str) -> None:
     """Writes a chain as a netx file that the stock lava-dl reader loads; atomic (temporary file, then rename).
 
     Args:
-        network: a chain (netx knows no other graph); its input without neurons, or driven through their bias.
+        network: a chain (netx knows no other graph), in which dense populations may project to themselves (dense_rec); its
+            input without neurons, or with neurons that the host drives.
         path: the file; folders are made.
 
     Raises:
         NetworkError: for a network that is not a chain, or whatever else the format has no place for.
         RunError: where the disk or the folder does not take the file (nothing is left half-written).
     """
-    if not network.is_chain:
+    if not network.without_loops.is_chain:
         raise NetworkError(
-            "netx files hold chains only: each population needs exactly one projection, from the one before it."
+            "netx files hold chains only: each population needs exactly one projection from the one before it, and may have one "
+            "to itself."
         )
     # In memory first: where the disk fills up under HDF5's own writes, the library can crash the process at close.
     with h5py.File("netx", "w", driver="core", backing_store=False) as file:
@@ -85,6 +92,8 @@ def _write_layers(network: Network, file: h5py.File) -> None:
             group.create_dataset("name", data=np.bytes_(_encoded(name)))
         return group
 
+    if network.into(first.name):
+        raise NetworkError(f"{first.name}: netx has no place for a projection into the input.")
     group = layer("input", first.shape, first.name)
     if first.neuron is not None:
         if first.bias is not None:
@@ -96,18 +105,24 @@ def _write_layers(network: Network, file: h5py.File) -> None:
             group.create_dataset("bias", data=_stored(np.array([first.drive.bias])))
         _write_neuron(group, first.neuron)
     for population in network.populations[1:]:
-        projection = network.into(population.name)[0]
+        into = network.into(population.name)
+        (projection,) = (p for p in into if p.source != p.target)
+        loops = [p for p in into if p.source == p.target]
         source = network[projection.source]
         assert population.neuron is not None
+        if loops:
+            _check_loops(population.name, projection, loops)
         if isinstance(projection.synapse, Dense):
             if len(population.shape) != 1:
                 raise NetworkError(f"{population.name}: a dense layer's shape in netx is (N,), found {population.shape}.")
             if len(source.shape) == 3:
                 layer("flatten", (source.size,))
-            group = layer("dense", population.shape, population.name)
+            group = layer("dense_rec" if loops else "dense", population.shape, population.name)
             group.create_dataset("inFeatures", data=source.size)
             group.create_dataset("outFeatures", data=population.size)
             group.create_dataset("weight", data=_stored(projection.synapse.weight))
+            if loops:
+                group.create_dataset("weight_rec", data=_stored(loops[0].synapse.weight))
             if projection.delay is not None:
                 post, pre = projection.synapse.weight.shape
                 if projection.delay.shape == (1, pre) and post == pre > 1:
@@ -131,7 +146,25 @@ def _write_layers(network: Network, file: h5py.File) -> None:
         _write_neuron(group, population.neuron)
 
 
+def _check_loops(name: str, projection: Projection, loops: list[Projection]) -> None:
+    """Refuses recurrence that a dense_rec layer has no place for, or that Lava runs wrongly."""
+    synapses = [projection.synapse, *(p.synapse for p in loops)]
+    if len(loops) > 1 or not all(isinstance(synapse, Dense) for synapse in synapses):
+        raise NetworkError(f"{name}: netx holds one recurrent projection of a dense layer, itself dense, and no other.")
+    if any(p.delay is not None for p in (projection, *loops)):
+        raise NetworkError(
+            f"{name}: delays in a recurrent layer; Lava's recurrent layer computes wrongly or fails with them. Drop the delays."
+        )
+
+
 def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:
+    if isinstance(neuron, Delta | SigmaDelta | Sigma):
+        group.create_dataset("neuron/type", data=np.bytes_(b"SDNN"))
+        group.create_dataset("neuron/activation", data=np.bytes_(b"relu"))
+        group.create_dataset("neuron/vThMant", data=neuron.threshold)
+        if isinstance(neuron, Sigma):
+            group.create_dataset("neuron/sigma_output", data=True)
+        return
     group.create_dataset("neuron/type", data=np.bytes_(b"CUBA"))
     group.create_dataset("neuron/iDecay", data=neuron.current_decay)
     group.create_dataset("neuron/vDecay", data=neuron.voltage_decay)
@@ -174,7 +207,8 @@ def _write_extras(network: Network, file: h5py.File) -> None:
 def read(path: Path | str, *, as_lava: bool = False) -> Network:
     """Reads a netx file, also one that others wrote, into a :class:`Network`.
 
-    Neurons of type CUBA and the older LOIHI; a dense layer without neurons gets the stock reader's default integrator; a
+    Neurons of type CUBA and the older LOIHI, and SDNN (Delta in the input layer, Sigma where ``sigma_output`` stands, else
+    SigmaDelta); a dense layer without neurons gets the stock reader's default integrator; a
     trailing ``average`` becomes the host's :class:`Rate` read-out; populations without a name are called ``type`` + index.
 
     Args:
@@ -242,8 +276,8 @@ class _Reader:
                 flattened = True
             elif kind == "average":
                 readout = self.average(layer, where)
-            elif kind in ("dense", "conv"):
-                synapse = self.dense(layer, where) if kind == "dense" else self.conv(layer, where)
+            elif kind in ("dense", "dense_rec", "conv"):
+                synapse = self.conv(layer, where) if kind == "conv" else self.dense(layer, where)
                 if not populations:
                     populations.append(self.implied_input(synapse, where))
                 if isinstance(synapse, Conv) and flattened:
@@ -252,19 +286,22 @@ class _Reader:
                 name = self.name(layer, f"{kind}{i}", where)
                 populations.append(self.population(layer, name, synapse, source, where))
                 projections.append(Projection(source.name, name, synapse, self.delay(layer, synapse, where)))
+                if kind == "dense_rec":
+                    projections.append(Projection(name, name, self.recurrent(layer, where)))
                 flattened = False
             else:
                 raise FormatError(
                     f"{self.path}: {where} is of a type that is not read (Lava refuses or skips most others in silence); "
-                    "known are input, flatten, dense, conv and a last average."
+                    "known are input, flatten, dense, dense_rec, conv and a last average."
                 )
         if not populations:
             raise FormatError(f"{self.path}: no layer with neurons or input.")
         extras = self.group(file, "qpsnn")
-        steps, bits = None, 0
+        signed = Network(tuple(populations), tuple(projections)).has_signed_input
+        steps, bits = None, MESSAGE_BITS if signed and populations[0].neuron is None else 0
         if extras is not None:
             steps = self.integer(extras, "steps", "qpsnn", None)
-            bits = self.integer(extras, "input_bits", "qpsnn", 0) or 0
+            bits = self.integer(extras, "input_bits", "qpsnn", bits) or 0
             readout = self.readout(extras) or readout
         return Network(tuple(populations), tuple(projections), readout, bits, steps)
 
@@ -279,7 +316,10 @@ class _Reader:
         drive = None
         if weight is not None or bias is not None:
             drive = Drive(64 if weight is None else weight, bias or 0)
-        return Population(name, shape, self.neuron(layer, where), drive=drive)
+        neuron = self.neuron(layer, where)
+        if isinstance(neuron, SigmaDelta | Sigma):  # Lava makes a Delta of whatever sigma-delta neuron the input has
+            neuron = Delta(neuron.threshold)
+        return Population(name, shape, neuron, drive=drive)
 
     def implied_input(self, synapse: Synapse, where: str) -> Population:
         """The input of a file that begins with a dense layer; a convolution's input size cannot be inferred."""
@@ -287,16 +327,23 @@ class _Reader:
             raise FormatError(f"{self.path}: {where} is the first layer; without an input layer its input's size is unknown.")
         return Population("input", (synapse.weight.shape[1],))
 
-    def dense(self, layer: h5py.Group, where: str) -> Dense:
-        weight = self.integers(layer, "weight", where)
+    def dense(self, layer: h5py.Group, where: str, key: str = "weight") -> Dense:
+        weight = self.integers(layer, key, where)
         if weight is None:
-            raise FormatError(f"{self.path}: {where} has no weight.")
+            raise FormatError(f"{self.path}: {where} has no {key}.")
         neurons = math.prod(self.shape(layer, where))
         if weight.ndim == 1 and weight.size % neurons == 0:
             weight = weight.reshape(neurons, -1)
         if weight.ndim != 2:
-            raise FormatError(f"{self.path}: {where} has a weight of shape {weight.shape}; expected (post, pre).")
+            raise FormatError(f"{self.path}: {where} has a {key} of shape {weight.shape}; expected (post, pre).")
         return Dense(weight)
+
+    def recurrent(self, layer: h5py.Group, where: str) -> Dense:
+        if "delay" in layer:
+            raise FormatError(
+                f"{self.path}: {where} has delays; Lava's recurrent layer computes wrongly or fails with them. Drop the delays."
+            )
+        return self.dense(layer, where, "weight_rec")
 
     def conv(self, layer: h5py.Group, where: str) -> Conv:
         weight = self.integers(layer, "weight", where)
@@ -359,8 +406,10 @@ class _Reader:
         group = self.group(layer, "neuron")
         assert group is not None
         kind = self.text(group, "type", where)
+        if kind == "SDNN":
+            return self.sigma_delta(group, where)
         if kind not in ("CUBA", "LOIHI"):
-            raise FormatError(f"{self.path}: {where} has neurons of type {kind!r}; known are CUBA and LOIHI.")
+            raise FormatError(f"{self.path}: {where} has neurons of type {kind!r}; known are CUBA, LOIHI and SDNN.")
         if not self.as_lava:
             for key, neutral in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("weight_exp", 0)):
                 value = self.integer(group, key, where, neutral)
@@ -377,6 +426,29 @@ class _Reader:
             values[key] = value
         try:
             return neuron_of(values["iDecay"], values["vDecay"], values["vThMant"])
+        except NetworkError as error:
+            raise FormatError(f"{self.path}: {where}: {error}") from None
+
+    def sigma_delta(self, group: h5py.Group, where: str) -> SigmaDelta | Sigma:
+        if not self.as_lava:
+            activation = self.text(group, "activation", where) if "activation" in group else "relu"
+            if activation != "relu":
+                raise FormatError(
+                    f"{self.path}: {where} has the activation {activation!r}, which Lava ignores (it runs as relu); "
+                    "read it as Lava does (as_lava) to ignore it too."
+                )
+            if self.integer(group, "sigma_output", where, 1) != 1:
+                raise FormatError(
+                    f"{self.path}: {where} has a sigma_output that is false, which Lava takes for true; "
+                    "read it as Lava does (as_lava) to take it so too."
+                )
+        if "sigma_output" in group:
+            return Sigma()
+        threshold = self.integer(group, "vThMant", where, None)
+        if threshold is None:
+            raise FormatError(f"{self.path}: {where} has no neuron/vThMant.")
+        try:
+            return SigmaDelta(threshold)
         except NetworkError as error:
             raise FormatError(f"{self.path}: {where}: {error}") from None
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from netx_export.integers import stored_bits
-from netx_export.network import Conv, Dense, Network
+from netx_export.network import Conv, Dense, Integrator, Lif, Network
 from netx_export.simulate import fan_out
+
+NEURONS = {"Lif": "LIF", "Integrator": "integrator", "Delta": "delta", "SigmaDelta": "sigma-delta", "Sigma": "sigma"}
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class LayerInfo:
     Args:
         name, type: "input", "dense" or "conv".
         shape: (C, H, W) or (N,).
-        neuron: "LIF", "integrator", or "" for the host's input.
-        current_decay, voltage_decay, threshold: device integers; None for the host's input.
+        neuron: "LIF", "integrator", "delta", "sigma-delta", "sigma", or "" for the host's input.
+        current_decay, voltage_decay, threshold: device integers; None for the host's input (decays: also for sigma-delta neurons).
         bias: [lowest, highest] mantissa, None where there is none.
         weight: [lowest, highest], None for the input.
         weights, nonzero: stored weights, and how many are not zero.
@@ -77,9 +79,9 @@ def _layer(network: Network, name: str) -> LayerInfo:
         name=name,
         type="conv" if conv else "dense" if isinstance(synapse, Dense) else "input",
         shape=population.shape,
-        neuron="" if neuron is None else {"Lif": "LIF", "Integrator": "integrator"}[type(neuron).__name__],
-        current_decay=None if neuron is None else neuron.current_decay,
-        voltage_decay=None if neuron is None else neuron.voltage_decay,
+        neuron="" if neuron is None else NEURONS[type(neuron).__name__],
+        current_decay=neuron.current_decay if isinstance(neuron, Lif | Integrator) else None,
+        voltage_decay=neuron.voltage_decay if isinstance(neuron, Lif | Integrator) else None,
         threshold=None if neuron is None else neuron.threshold,
         bias=None if population.bias is None else (int(population.bias.min()), int(population.bias.max())),
         weight=None if synapse is None else (int(synapse.weight.min()), int(synapse.weight.max())),

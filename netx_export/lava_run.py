@@ -1,4 +1,4 @@
-"""Runs a netx file on Lava: the stock lava-dl reader, the stock fixed-point models, in a child process with a time limit.
+"""Runs a netx file on Lava: the stock lava-dl reader and fixed-point models, in a child process with a time limit.
 
 The recipe that is exact (each equality is a test): with L = number of projections from the input to the output, T = steps of a
 window and R = the next power of two >= T (Loihi 2 knows no other interval), sample s is shown in steps [s*R, s*R + T), silence
@@ -9,6 +9,12 @@ The child is ``python -m netx_export.lava_run FOLDER``: an exception in a Lava p
 Lava wants to fork from a process that has not touched multiprocessing or torch.  In the child the input and the output are
 processes of our own that work on memory-mapped files, so nothing large passes through Lava's variables (``Var.get`` takes
 25-30 us per element).
+
+Lava's convolution is a scipy.signal.convolve2d for every pair of channels; ``models="fast"`` puts a model of our own in its
+place, a matrix product that computes the same integers, and takes LIF neurons in fewer passes over memory.
+
+What a reset does not clear makes each sample a run of its own: sigma-delta neurons, which know no reset, and sums that are
+under way when it comes, in recurrent projections and those with delays.
 
 Lava's axes are (W, H, C); only this module turns them.
 """
@@ -22,6 +28,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +38,8 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +48,17 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from netx_export import hdf5, lava_compat
+from netx_export.engine import products
 from netx_export.errors import ConfigError, MissingError, NetworkError, RunError
-from netx_export.integers import IntArray, weight_format
-from netx_export.network import Conv, Dense, Network
-from netx_export.simulate import check_input
+from netx_export.integers import DECAY_ONE, SHIFT, STATE_LIMIT, IntArray, weight_format, wrap24
+from netx_export.network import Conv, Delta, Dense, Network, Projection, Sigma, SigmaDelta
+from netx_export.simulate import check_input, check_names
 
 MAX_GROUPS = 127  # beyond it Lava's convolution sums into 8-bit indices and answers wrongly, in silence
 MAX_BIAS = 32767  # a bias mantissa has 16 bits in Lava's models
 BACKENDS = ("cpu", "loihi2")
+MODELS = ("stock", "fast")
+STATES = {"Sigma": "sigma", "SigmaDelta": "act"}  # Lava's neuron -> the variable that is its voltage here; v of all others
 POLL_SECONDS = 0.02
 GRACE_SECONDS = 1.0
 ERROR_LINES = 6
@@ -65,6 +75,8 @@ class LavaRun:
         seconds: wall time of the steps, without the start of Lava's processes.
         steps: number of time steps that ran.
         versions: of lava-nc, lava-dl and numpy.
+        hidden: spikes of the other populations that were asked for, (samples, *shape, T), aligned: int8, or int32 where they
+            are messages of sigma-delta neurons.
     """
 
     spikes: NDArray[np.int32]
@@ -72,6 +84,7 @@ class LavaRun:
     seconds: float
     steps: int
     versions: Mapping[str, str]
+    hidden: Mapping[str, NDArray[np.signedinteger[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,11 @@ class _Job:
     num_layers: int | None
     skip_layers: int
     backend: str
+    models: str
     driven: bool
+    encoded: bool
+    hidden: dict[str, int]  # population -> its depth
+    wide: list[str]  # those of them whose spikes need 32 bits
 
 
 def run_lava(
@@ -102,6 +119,8 @@ def run_lava(
     skip_layers: int = 0,
     timeout: float = 600.0,
     backend: str = "cpu",
+    models: str = "stock",
+    record: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> LavaRun:
     """Runs a netx file on Lava, many samples one after another, and returns what its output population answered.
@@ -113,11 +132,13 @@ def run_lava(
         reset_phase: aligned step of each window before which the states are cleared; anything but 0 lets samples leak into
             each other.
         input_bits: bits of a graded input spike (0: spikes are 0 or 1); None: what the file says.
-        voltage: also read the output population's v at the end of each window.
+        voltage: also read the output population's v at the end of each window (of sigma-delta neurons: sigma, or the activation).
         num_layers: use only the first so many layers of the file (input and flatten layers count).
         skip_layers: leave out the first so many of them; the input is then that of the first one that is left.
         timeout: seconds, start included.
         backend: "cpu" (Lava's simulation) or "loihi2" (needs Intel's extension; never run by this project's authors).
+        models: "stock", or "fast": our own models of convolutions (which also take more than 127 groups) and of LIF neurons.
+        record: other populations whose spikes are wanted too, all in the same run.
         progress: called with (samples done, samples) while it runs.
 
     Raises:
@@ -129,8 +150,12 @@ def run_lava(
     """
     path = Path(path).resolve()
     check_backend(backend)
+    if models not in MODELS:
+        raise ConfigError(f"models {models!r} are unknown; choose one of {', '.join(MODELS)}.")
     network = hdf5.read(path, as_lava=True)
-    check_stock_lava(network)
+    check_stock_lava(network, models=models)
+    if backend != "cpu" and (models != "stock" or network.has_sigma_delta):
+        raise ConfigError(f"backend {backend!r} runs stock models and no sigma-delta neurons here; use backend 'cpu'.")
     if input_bits is not None:
         network = replace(network, input_bits=input_bits)
     frames = check_input(network, spikes) if skip_layers == 0 else np.asarray(spikes)
@@ -143,6 +168,31 @@ def run_lava(
     if not timeout > 0:
         raise ConfigError(f"timeout is {timeout} s; it must be above 0.")
     samples, steps = frames.shape[0], frames.shape[-1]
+    lasting = network.has_sigma_delta or any(p.delay is not None or p.source == p.target for p in network.projections)
+    if lasting and samples > 1:
+        return _sample_by_sample(
+            lambda sample, seconds: run_lava(
+                path,
+                sample,
+                reset_phase=reset_phase,
+                input_bits=input_bits,
+                voltage=voltage,
+                num_layers=num_layers,
+                skip_layers=skip_layers,
+                timeout=seconds,
+                backend=backend,
+                models=models,
+                record=record,
+            ),
+            frames,
+            timeout,
+            progress,
+        )
+    if record and (num_layers is not None or skip_layers):
+        raise ConfigError("other populations are recorded in a run of the whole file only; drop num_layers and skip_layers.")
+    check_names(network, record, [])
+    depth = network.depth
+    driven = network.input.neuron is not None and skip_layers == 0
     job = _Job(
         str(path),
         samples,
@@ -154,14 +204,23 @@ def run_lava(
         num_layers=num_layers,
         skip_layers=skip_layers,
         backend=backend,
-        driven=network.input.neuron is not None and skip_layers == 0,
+        models=models,
+        driven=driven,
+        encoded=driven and isinstance(network.input.neuron, Delta),
+        hidden={name: depth[name] for name in record if network[name].neuron is not None and name != network.output.name},
+        wide=[name for name in record if isinstance(network[name].neuron, Delta | SigmaDelta | Sigma)],
     )
-    if job.driven and (frames.min() < -MAX_BIAS - 1 or frames.max() > MAX_BIAS):
+    if job.driven and not job.encoded and (frames.min() < -MAX_BIAS - 1 or frames.max() > MAX_BIAS):
         raise ConfigError(
             f"input biases {frames.min()}..{frames.max()}; Lava holds {-MAX_BIAS - 1}..{MAX_BIAS}, the chip 13 bits."
         )
     with tempfile.TemporaryDirectory(prefix="qpsnn-lava-") as name:
         folder = Path(name)
+        needed = sum(samples * steps * network[n].size * (4 if n in job.wide else 1) for n in job.hidden)
+        if needed > (free := shutil.disk_usage(folder).free):
+            raise ConfigError(
+                f"recording {', '.join(record)} takes {needed} bytes, {folder.parent} has {free}; use fewer samples."
+            )
         try:
             np.save(folder / "frames.npy", _compact(np.moveaxis(frames, -1, 1)))
             (folder / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
@@ -177,13 +236,43 @@ def run_lava(
         answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         out = np.load(folder / "spikes.npy")
         v = np.load(folder / "voltage.npy") if voltage else None
-    axes = range(out.ndim - 1, 0, -1)  # (samples, T, W, H, C) -> (samples, C, H, W, T)
+        hidden = {n: _from_lava(np.load(folder / f"hidden-{i}.npy")) for i, n in enumerate(job.hidden)}
     return LavaRun(
-        spikes=np.ascontiguousarray(out.transpose(0, *axes)),
-        voltage=None if v is None else np.ascontiguousarray(v.transpose(0, *range(v.ndim - 1, 0, -1))),
+        spikes=_from_lava(out),
+        voltage=None if v is None else _from_lava(v),
         seconds=float(answer["seconds"]),
         steps=int(answer["steps"]),
         versions=answer["versions"],
+        hidden=hidden | {n: frames if n == network.input.name else _from_lava(out) for n in record if n not in hidden},
+    )
+
+
+def _from_lava(values: NDArray[Any]) -> NDArray[Any]:
+    """(samples, [T,] W, H, C) or (samples, [T,] N) as (samples, C, H, W[, T])."""
+    return np.ascontiguousarray(values.transpose(0, *range(values.ndim - 1, 0, -1)))
+
+
+def _sample_by_sample(
+    run: Callable[[NDArray[Any], float], LavaRun],
+    frames: NDArray[Any],
+    timeout: float,
+    progress: Callable[[int, int], None] | None,
+) -> LavaRun:
+    """One run for each sample, all of them within ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    runs = []
+    for i in range(frames.shape[0]):
+        runs.append(run(frames[i : i + 1], max(deadline - time.monotonic(), 0.01)))
+        if progress is not None:
+            progress(i + 1, frames.shape[0])
+    voltages = [r.voltage for r in runs if r.voltage is not None]
+    return LavaRun(
+        spikes=np.concatenate([r.spikes for r in runs]),
+        voltage=np.concatenate(voltages) if voltages else None,
+        seconds=sum(r.seconds for r in runs),
+        steps=sum(r.steps for r in runs),
+        versions=runs[0].versions,
+        hidden={name: np.concatenate([r.hidden[name] for r in runs]) for name in runs[0].hidden},
     )
 
 
@@ -234,28 +323,39 @@ def lava_network(
     )
 
 
-def check_stock_lava(network: Network) -> None:
-    """Refuses what the stock Lava models would compute wrongly, in silence or with a crash.
+def check_stock_lava(network: Network, *, models: str = "stock") -> None:
+    """Refuses what Lava would compute wrongly, in silence or with a crash.
+
+    Args:
+        network: a chain, as netx files hold it.
+        models: "stock", or "fast", which takes any number of groups.
 
     Raises:
         NetworkError: more than 127 groups of a convolution, or a dense matrix that is not stored exactly.
     """
     for projection in network.projections:
         where, synapse = f"{projection.source} -> {projection.target}", projection.synapse
-        if isinstance(synapse, Conv) and synapse.groups > MAX_GROUPS:
+        if isinstance(synapse, Conv) and synapse.groups > MAX_GROUPS and models == "stock":
             raise NetworkError(
                 f"{where}: {synapse.groups} groups; stock Lava computes convolutions of more than {MAX_GROUPS} wrongly. "
-                "Simulate the network instead, or use fewer channels there."
+                "Use the fast models, simulate the network instead, or use fewer channels there."
             )
-        if isinstance(synapse, Dense) and not dense_is_exact(synapse.weight):
+        if isinstance(synapse, Dense) and not dense_is_exact(*(p.synapse.weight for p in _stored_with(network, projection))):
             raise NetworkError(
                 f"{where}: stock Lava does not store dense weights {synapse.weight.min()}..{synapse.weight.max()} exactly "
-                "(all zero, beyond -256..254, or none positive and the least a power of two). Change one weight, or simulate "
-                "the network instead."
+                "(all zero, beyond -256..254, or none positive and the least a power of two; a recurrent layer's two matrices "
+                "share one format). Change one weight, or simulate the network instead."
             )
 
 
-def dense_is_exact(weight: IntArray) -> bool:
+def _stored_with(network: Network, projection: Projection) -> list[Projection]:
+    """The dense projections that share a weight format with this one: a recurrent layer's two."""
+    into = network.into(projection.target)
+    recurrent = any(p.source == p.target for p in into)
+    return [p for p in into if isinstance(p.synapse, Dense)] if recurrent else [projection]
+
+
+def dense_is_exact(*weights: IntArray) -> bool:
     """Whether the stock reader and the stock Dense model compute with exactly these integers.
 
     netx shifts the weights to 8 bits and calls a matrix inhibitory where max < 0; Dense shifts back what it kept of them and
@@ -264,20 +364,29 @@ def dense_is_exact(weight: IntArray) -> bool:
     one positive weight in the matrix and all is exact.
 
     Args:
-        weight: integers, any shape.
+        weights: integers, any shape; one array, or a recurrent layer's two, which netx shifts together and Dense takes apart.
 
     Returns:
-        False for: all zero (the reader overflows); values outside -256..254 (0..255 where none is negative); max <= 0 and
-        min = -2**k; max = 0 and 9 stored bits (an odd weight below -128).
+        False, for a single array, for: all zero (the reader overflows); values outside -256..254 (0..255 where none is
+        negative); max <= 0 and min = -2**k; max = 0 and 9 stored bits (an odd weight below -128).
 
     Source: lava-dl 0.6 ``netx/utils.py`` and lava-nc 0.10 ``utils/weightutils.py``; held equal to both by a test.
     """
-    high, low = int(weight.max()), int(weight.min())
+    whole = np.concatenate([weight.reshape(-1) for weight in weights])
+    high, low = int(whole.max()), int(whole.min())
     if high == low == 0 or low < -256 or high > (255 if low >= 0 else 254):
         return False
-    if high <= 0 and (-low).bit_count() == 1:
-        return False
-    return high != 0 or weight_format(weight).bits <= 8
+    stored = weight_format(whole)
+    return all(_is_kept(weight.astype(np.int64) << -stored.exponent, stored.bits) for weight in weights)
+
+
+def _is_kept(mantissas: NDArray[np.int64], bits: int) -> bool:
+    """Whether Dense, which judges the sign by these mantissas alone, neither clips them nor cuts bits off."""
+    high, low = int(mantissas.max()), int(mantissas.min())
+    mixed = low < 0 < high
+    cut = 8 - bits + mixed
+    clipped = low < (-256 if mixed else -255) or high > 255
+    return cut >= 0 and not clipped and not (mantissas & ((1 << cut) - 1)).any()
 
 
 def check_backend(backend: str) -> None:
@@ -437,7 +546,15 @@ def _work(folder: Path) -> None:
     open_memmap(files["spikes"], "w+", np.int32, (job.samples, job.steps, *output))
     open_memmap(files["done"], "w+", np.int64, (1,))
     sink = processes.Sink(shape=output, spikes=files["spikes"], done=files["done"], lag=depth, **timing)
-    if job.driven:
+    for i, (name, lag) in enumerate(job.hidden.items()):
+        layer, file = network.layers[lag - (not job.driven)], str(folder / f"hidden-{i}.npy")
+        size = tuple(int(n) for n in layer.out.shape)
+        open_memmap(file, "w+", np.int32 if name in job.wide else np.int8, (job.samples, job.steps, *size))
+        layer.out.connect(processes.Sink(shape=size, spikes=file, done=None, lag=lag, **timing).inp)
+    if job.encoded:
+        host = processes.Source(shape=shape, frames=files["frames"], **timing)
+        host.out.connect(network.layers[0].neuron.a_in)
+    elif job.driven:
         bias = network.layers[0].neuron.bias_mant
         bias.init = _turned(frames[0, 0], shape).astype(np.int32)
         host = processes.Driver(var=bias, frames=files["frames"], **timing)
@@ -451,10 +568,12 @@ def _work(folder: Path) -> None:
         network.out.connect(sink.inp)
     if job.voltage:
         open_memmap(files["voltage"], "w+", np.int32, (job.samples, *output))
-        processes.Probe(var=network.out_layer.neuron.v, voltage=files["voltage"], lag=depth, **timing)
+        neuron = network.out_layer.neuron
+        var = getattr(neuron, STATES.get(type(neuron).__name__, "v"))
+        processes.Probe(var=var, voltage=files["voltage"], lag=depth, **timing)
     steps = (job.samples - 1) * job.reset_interval + depth + job.steps
     # Lava finds the probe and the driver by their references to the network's variables.
-    started = _run(sink, RunSteps(num_steps=steps), _run_config(job.backend), folder)
+    started = _run(sink, RunSteps(num_steps=steps), _run_config(job, processes), folder)
     answer = {"seconds": time.monotonic() - started, "steps": steps, "versions": versions()}
     sink.stop()
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
@@ -489,12 +608,16 @@ def _run(process: Any, condition: Any, config: Any, folder: Path) -> float:
     return started
 
 
-def _run_config(backend: str) -> Any:
+def _run_config(job: _Job, processes: Any) -> Any:
     from lava.magma.core import run_configs
+    from lava.proc.conv.process import Conv as ConvProcess
+    from lava.proc.lif.process import LIFReset
 
-    if backend == "loihi2":
+    if job.backend == "loihi2":
         return run_configs.Loihi2HwCfg(select_tag="fixed_pt")
-    return run_configs.Loihi2SimCfg(select_tag="fixed_pt")  # without the tag: floating point
+    ours = {ConvProcess: processes.ConvModel, LIFReset: processes.LifModel} if job.models == "fast" else None
+    # Without the tag: floating point.
+    return run_configs.Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=ours)
 
 
 def _connect_through_adapters(network: Any, source: Any | None, sink: Any, input_bits: int) -> None:
@@ -534,7 +657,8 @@ def _declare_processes(folder: Path) -> Any:
     """Our own Lava processes with their models; declared here because their base classes are Lava's.
 
     Source shows frames and silence, Driver writes frames into the bias of an input population, Sink keeps the spikes of all
-    windows, Probe keeps v at the end of each window.  All of them work on memory-mapped .npy files.
+    windows, sample by sample, Probe keeps v at the end of each window.  All of them work on memory-mapped .npy files.  ConvModel and
+    LifModel are faster models of Lava's own Conv and LIFReset.
 
     Returns:
         a module that holds them.
@@ -547,6 +671,8 @@ def _declare_processes(folder: Path) -> Any:
     from lava.magma.core.process.process import AbstractProcess
     from lava.magma.core.resources import CPU
     from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+    from lava.proc.conv.process import Conv as ConvProcess
+    from lava.proc.lif.models import PyLifResetModelBitAcc
 
     class Source(AbstractProcess):
         def __init__(self, *, shape: tuple[int, ...], frames: str, samples: int, steps: int, interval: int) -> None:
@@ -598,7 +724,7 @@ def _declare_processes(folder: Path) -> Any:
 
     class Sink(AbstractProcess):
         def __init__(
-            self, *, shape: tuple[int, ...], spikes: str, done: str, lag: int, samples: int, steps: int, interval: int
+            self, *, shape: tuple[int, ...], spikes: str, done: str | None, lag: int, samples: int, steps: int, interval: int
         ) -> None:
             super().__init__(spikes=spikes, done=done, lag=lag, last=steps - 1, window=_windows(samples, steps, interval))
             self.inp = InPort(shape=shape)
@@ -612,14 +738,16 @@ def _declare_processes(folder: Path) -> Any:
         def __init__(self, parameters: dict[str, Any]) -> None:
             super().__init__(parameters)
             self.spikes = np.load(parameters["spikes"], mmap_mode="r+")
-            self.done = np.load(parameters["done"], mmap_mode="r+")
+            self.done = np.zeros(1, np.int64) if parameters["done"] is None else np.load(parameters["done"], mmap_mode="r+")
+            self.sample = np.zeros(self.spikes.shape[1:], self.spikes.dtype)
 
         def run_spk(self) -> None:
             spikes = self.inp.recv()
             at = self.proc_params["window"](self.time_step - 1 - self.proc_params["lag"])
             if at is not None:
-                self.spikes[at] = spikes
+                self.sample[at[1]] = spikes
                 if at[1] == self.proc_params["last"]:
+                    self.spikes[at[0]] = self.sample
                     self.done[0] = at[0] + 1
 
     class Probe(AbstractProcess):
@@ -649,12 +777,74 @@ def _declare_processes(folder: Path) -> Any:
         def run_post_mgmt(self) -> None:
             self.voltage[self.ended()] = self.v.read()
 
+    @implements(proc=ConvProcess, protocol=LoihiProtocol)
+    @requires(CPU)
+    @tag("fixed_pt")
+    class ConvModel(PyLoihiProcessModel):
+        """What Lava's PyConvModelFixed computes, by a matrix product in floating point that rounds nothing; groups in 32 bits."""
+
+        s_in: Any = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+        a_out: Any = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+        a_buf: Any = LavaPyType(np.ndarray, np.int32, precision=24)
+        weight: Any = LavaPyType(np.ndarray, np.int32, precision=8)
+        kernel_size: Any = LavaPyType(np.ndarray, np.int32)
+        stride: Any = LavaPyType(np.ndarray, np.int32)
+        padding: Any = LavaPyType(np.ndarray, np.int32)
+        dilation: Any = LavaPyType(np.ndarray, np.int32)
+        groups: Any = LavaPyType(np.ndarray, np.int32)
+        num_message_bits: Any = LavaPyType(np.ndarray, np.int32)
+        weight_exp: Any = LavaPyType(np.ndarray, np.int32)
+        num_weight_bits: Any = LavaPyType(np.ndarray, np.int32)
+
+        def __init__(self, parameters: dict[str, Any]) -> None:
+            super().__init__(parameters)
+            self.conv: Conv | None = None
+            self.reach = 0
+
+        def run_spk(self) -> None:
+            if self.conv is None:  # Lava sets the variables after __init__
+                weight = self.weight.transpose(0, 3, 2, 1)[:, :, ::-1, ::-1]
+                stride, padding, dilation = ((int(x[1]), int(x[0])) for x in (self.stride, self.padding, self.dilation))
+                self.conv = Conv(weight, stride, padding, dilation, int(self.groups[0]))
+                self.reach = int(np.abs(weight.astype(np.int64)).reshape(weight.shape[0], -1).sum(axis=1).max())
+            self.a_out.send(self.a_buf)
+            spikes = self.s_in.recv()
+            if not self.num_message_bits.item():
+                spikes = spikes.astype(bool)
+            largest = max(int(spikes.max()), -int(spikes.min()))
+            if largest:
+                sums = products(self.conv, spikes.transpose()[None], self.reach * largest)
+                self.a_buf = np.ascontiguousarray(sums[0].transpose()).astype(np.int32)
+            else:
+                self.a_buf = np.zeros_like(self.a_buf)
+
+    class LifModel(PyLifResetModelBitAcc):
+        """Lava's own model of LIFReset with its arithmetic in fewer passes; its decay is exact in float64, whose 53 bits hold
+        the product of 24 and 12 bits, and a division by 4096 changes no digit."""
+
+        def scale_bias(self) -> None:  # in every step: the host may write the mantissa
+            self.effective_bias = np.left_shift(self.bias_mant, self.bias_exp, dtype=np.int32)  # netx's exponent is 6
+
+        def subthr_dynamics(self, activation_in: NDArray[np.int32]) -> None:
+            kept_u = DECAY_ONE - np.asarray(self.du + self.ds_offset).item()
+            kept_v = DECAY_ONE - np.asarray(self.dv + self.dm_offset).item()
+            u = np.left_shift(activation_in, SHIFT)
+            if kept_u:
+                u += np.trunc(self.u * (kept_u / DECAY_ONE)).astype(np.int32)
+            if u.max() > STATE_LIMIT or u.min() <= -STATE_LIMIT:
+                u = wrap24(u)
+            self.u[:] = u
+            v = self.v if kept_v == DECAY_ONE else np.trunc(self.v * (kept_v / DECAY_ONE)).astype(np.int32)
+            v = v + self.effective_bias
+            v += self.u
+            np.clip(v, -STATE_LIMIT + 1, STATE_LIMIT - 1, out=self.v)
+
     # Lava looks for a process's models in its module, and runs every other file of that module's folder: give it a module of
     # its own in a folder without files.
     module = types.ModuleType("qpsnn_lava_processes")
     module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
     module.__file__ = str(folder / "processes.py")
-    for cls in (Source, SourceModel, Driver, DriverModel, Sink, SinkModel, Probe, ProbeModel):
+    for cls in (Source, SourceModel, Driver, DriverModel, Sink, SinkModel, Probe, ProbeModel, ConvModel, LifModel):
         cls.__module__ = module.__name__
         setattr(module, cls.__name__, cls)
     sys.modules[module.__name__] = module

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from netx_export.errors import NetworkError
 
 MAX_THRESHOLD = 131071  # 17 bits (Loihi: mantissa of 2**6)
+MAX_DELTA_THRESHOLD = (1 << 19) - 1  # of sigma-delta neurons: shifted by 12 it fits 32 bits
 MAX_DELAY = 62  # steps (Lava clamps there)
 MAX_NEURONS = 1 << 27  # of one population: refuses absurd sizes before anything is allocated
 
@@ -117,10 +118,78 @@ class Integrator:
         return MAX_THRESHOLD
 
 
-Neuron: TypeAlias = Lif | Integrator
+@dataclass(frozen=True)
+class Delta:
+    """Input neuron of a sigma-delta network: sends the change of the host's value x once it is large enough.
+
+    Each step computes, in integers of 32 bits that wrap::
+
+        a := x << 12                                  x = what the host shows in this step, any sign
+        d := a - a_before + residue
+        s := d if |d| >= (threshold << 12) else 0
+        residue := d - s;  sends s >> 6
+
+    (12 = 6 bits of the message's fraction and 6 of the state's.  What ``>> 6`` cuts off is lost.)  A receiver that adds up
+    everything sent has x in units of 2**-6.  The chip's messages have 16 bits with their sign, which Lava does not enforce.
+
+    Args:
+        threshold: 0..2**19 - 1, in units of x; 0 sends in every step, also where nothing changed (0 is sent then).
+
+    Source: Lava 0.10 ``lava/proc/sdn/models.py`` (PyDeltaModelFixed) with lava-dl's spike_exp = state_exp = 6.
+    """
+
+    threshold: int
+
+    def __post_init__(self) -> None:
+        _check_range("threshold", self.threshold, 0, MAX_DELTA_THRESHOLD)
+        object.__setattr__(self, "threshold", int(self.threshold))
 
 
-def neuron_of(current_decay: int, voltage_decay: int, threshold: int) -> Neuron:
+@dataclass(frozen=True)
+class SigmaDelta:
+    """Hidden neuron of a sigma-delta network: adds up what arrives, rectifies it and sends its changes.
+
+    Each step computes, in integers of 32 bits that wrap::
+
+        sigma := sigma + a                            a = sum of weight * message that arrives in this step
+        y := max(sigma + (bias << 12), 0)
+        d := y - y_before + residue
+        s := d if |d| >= (threshold << 12) else 0
+        residue := d - s;  sends s >> 6
+
+    so that all its messages add up to y in units of 2**-6: messages have signs and 16 bits.  There is no leak and no reset.
+
+    Args:
+        threshold: 0..2**19 - 1, in units of y.
+
+    Source: Lava 0.10 ``lava/proc/sdn/models.py`` (PySigmaDeltaModelFixed) with lava-dl's spike_exp = state_exp = 6 and ReLU,
+    the one activation that its reader knows.
+    """
+
+    threshold: int
+
+    def __post_init__(self) -> None:
+        _check_range("threshold", self.threshold, 0, MAX_DELTA_THRESHOLD)
+        object.__setattr__(self, "threshold", int(self.threshold))
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """Output neuron of a sigma-delta network: ``sigma := sigma + a`` in 32 bits; sends sigma itself, in every step.
+
+    Source: Lava 0.10 ``lava/proc/sdn/models.py`` (PySigmaModelFixed).
+    """
+
+    @property
+    def threshold(self) -> int:
+        """0: it sends in every step."""
+        return 0
+
+
+Neuron: TypeAlias = Lif | Integrator | Delta | SigmaDelta | Sigma
+
+
+def neuron_of(current_decay: int, voltage_decay: int, threshold: int) -> Lif | Integrator:
     """The neuron with these device integers: an Integrator where the threshold is 131071, else a Lif."""
     if threshold == MAX_THRESHOLD:
         return Integrator(current_decay, voltage_decay)
@@ -148,7 +217,8 @@ class Population:
         name: unique in its network.
         shape: (C, H, W) or (N,).
         neuron: their dynamics; None for the host's input, which is spikes as they are given.
-        bias: int32[C] (or [N]), mantissas of 2**6 added to v every step, one per channel; None for none.
+        bias: int32[C] (or [N]), one per channel, None for none: mantissas of 2**6 added to v every step, or (SigmaDelta) in units
+            of y.
         drive: only for an input population that has neurons: how the host computes their bias from an image.
     """
 
@@ -170,6 +240,8 @@ class Population:
         if self.bias is not None:
             if self.neuron is None:
                 raise NetworkError(f"{self.name}: a bias needs neurons, but this population is the host's input.")
+            if isinstance(self.neuron, Delta | Sigma):
+                raise NetworkError(f"{self.name}: a {type(self.neuron).__name__} neuron has no bias; drop it.")
             bias = _frozen_int32(f"{self.name}: bias", self.bias)
             if bias.shape != shape[:1]:
                 raise NetworkError(f"{self.name}: bias of shape {bias.shape}; expected {shape[:1]}, one value per channel.")
@@ -368,7 +440,8 @@ class Network:
         populations: the first is the input.
         projections: any order; a target may have several (their sums add up).
         readout: how the host reads the answer; None when the file does not say.
-        input_bits: bits of a graded input spike (1..24); 0: spikes are 0 or 1.
+        input_bits: bits of a graded input spike (1..24), its sign included where the host sends to sigma-delta neurons;
+            0: spikes are 0 or 1.
         steps: length T of the window that the network was trained for; None when the file does not say.
 
     Raises:
@@ -401,6 +474,10 @@ class Network:
         for population in self.populations[1:]:
             if population.name not in reached:
                 raise NetworkError(f"{population.name}: no projection reaches this population.")
+            if isinstance(population.neuron, Delta):
+                raise NetworkError(
+                    f"{population.name}: a Delta neuron encodes the host's input; it must be the first population."
+                )
             if population.drive is not None:
                 raise NetworkError(f"{population.name}: only the first population can be driven by the host.")
         _check_range("input_bits", self.input_bits, 0, 24)
@@ -467,12 +544,30 @@ class Network:
         return depth
 
     @property
+    def has_sigma_delta(self) -> bool:
+        """Whether any population has sigma-delta neurons."""
+        return any(isinstance(p.neuron, Delta | SigmaDelta | Sigma) for p in self.populations)
+
+    @property
+    def has_signed_input(self) -> bool:
+        """Whether the host sends values of both signs: into Delta neurons, or as messages to sigma-delta neurons."""
+        if self.input.neuron is not None:
+            return isinstance(self.input.neuron, Delta)
+        targets = [self[p.target].neuron for p in self.projections if p.source == self.input.name]
+        return any(isinstance(neuron, SigmaDelta | Sigma) for neuron in targets)
+
+    @property
     def is_chain(self) -> bool:
         """Whether each population after the first has one projection, from the one before it."""
         return len(self.projections) == len(self.populations) - 1 and all(
             [p.source for p in self.into(after.name)] == [before.name]
             for before, after in zip(self.populations, self.populations[1:], strict=False)
         )
+
+    @property
+    def without_loops(self) -> Network:
+        """The same network without the projections of populations to themselves; a netx file holds it where that is a chain."""
+        return replace(self, projections=tuple(p for p in self.projections if p.source != p.target))
 
 
 def _equal(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> bool:

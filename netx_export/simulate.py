@@ -14,6 +14,10 @@ One step of a population::
     s := v > (threshold << 6);  v := 0 where s                                      (dec, wrap24, sat24: netx_export.integers)
 
 An input population with neurons has a = 0 and takes the host's frame as its bias mantissa.
+
+Sigma-delta populations compute what :class:`netx_export.network.Delta`, ``SigmaDelta`` and ``Sigma`` say, on messages with a
+sign; they know no reset (Lava has none for them).  Where states are asked for, u is sigma (of a Delta: what the host shows,
+shifted) and v the activation that is encoded (of a Sigma: sigma).
 """
 
 from __future__ import annotations
@@ -26,10 +30,26 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT, decay, sat24, wrap24, wrap_signed
-from netx_export.network import Conv, Dense, Network, Population, Projection, Rate, Voltage
+from netx_export.network import (
+    Conv,
+    Delta,
+    Dense,
+    Integrator,
+    Lif,
+    Network,
+    Population,
+    Projection,
+    Rate,
+    Sigma,
+    SigmaDelta,
+    Voltage,
+)
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+
+FRACTION = 12  # of a sigma-delta state: 6 bits of the message's fraction (lava-dl's spike_exp), 6 of the state's (state_exp)
+MAX_ENCODED = (1 << 18) - 1  # of a value that Delta neurons encode: the change from one end to the other fits 32 bits
 
 
 @dataclass(frozen=True)
@@ -79,8 +99,9 @@ def simulate(
 
     Args:
         network: any network.
-        spikes: (batch, *input shape, time) integers: 0/1, or graded below 2**input_bits; bias mantissas for an input
-            population that has neurons.
+        spikes: (batch, *input shape, time) integers: 0/1, or graded below 2**input_bits (with a sign, -2**(input_bits - 1) and
+            above, where they are messages to sigma-delta neurons); for an input population that has neurons: their bias
+            mantissas, or the values that Delta neurons encode.
         reset: when states are cleared; WINDOW (default) once, before frame 0; None never (Lava's plain LIF: biases then
             act from machine step 1, before any spike has arrived).
         record: names of the populations whose spikes are kept; None for all.
@@ -99,7 +120,7 @@ def simulate(
     probed = check_names(network, states, default=[network.output.name])
     steps = frames.shape[-1]
     depth = network.depth
-    machines = {p.name: _Neurons(p, frames.shape[0]) for p in network.populations}
+    machines = {p.name: _machine(p, frames.shape[0]) for p in network.populations if p.neuron is not None}
     wires = [_Wire(p, network[p.source], network[p.target], frames.shape[0]) for p in network.projections]
     out_spikes = {n: np.zeros((frames.shape[0], *network[n].shape, steps), np.int32) for n in kept}
     out_v = {n: np.zeros((frames.shape[0], *network[n].shape, steps), np.int32) for n in probed}
@@ -110,11 +131,11 @@ def simulate(
         sent = {}
         for population in network.populations:
             t = machine_step - 1 - depth[population.name]
-            neurons = machines[population.name]
             frame = frames[..., t] if population is network.input and 0 <= t < steps else silence
             if population.neuron is None:
                 sent[population.name] = frame
             else:
+                neurons = machines[population.name]
                 if reset is not None and t % reset.interval == reset.phase % reset.interval:
                     neurons.clear()
                 arriving = sum((w.arriving() for w in wires if w.target == population.name), start=np.int64(0))
@@ -123,7 +144,8 @@ def simulate(
             if 0 <= t < steps:
                 if population.name in out_spikes:
                     out_spikes[population.name][..., t] = sent[population.name]
-                if population.name in out_v:
+                if population.name in out_v and population.neuron is not None:
+                    neurons = machines[population.name]
                     out_v[population.name][..., t] = neurons.v
                     out_u[population.name][..., t] = neurons.u
         for wire in wires:
@@ -134,24 +156,65 @@ def simulate(
 class _Neurons:
     """u and v of one population, int64 (batch, *shape)."""
 
-    def __init__(self, population: Population, batch: int) -> None:
-        self.neuron = population.neuron
+    def __init__(self, population: Population, neuron: Lif | Integrator, batch: int) -> None:
+        self.neuron = neuron
         self.u: Int64 = np.zeros((batch, *population.shape), np.int64)
         self.v: Int64 = np.zeros_like(self.u)
-        channels = (-1,) + (1,) * (len(population.shape) - 1)
-        self.bias = np.int64(0) if population.bias is None else population.bias.astype(np.int64).reshape(channels)
+        self.bias = _bias(population)
 
     def clear(self) -> None:
         self.u[:] = 0
         self.v[:] = 0
 
     def step(self, arriving: Int64 | np.int64, drive: Int64 | np.int64) -> Int64:
-        assert self.neuron is not None
         self.u = wrap24(decay(self.u, self.neuron.current_decay) + (arriving << SHIFT))
         self.v = sat24(decay(self.v, self.neuron.voltage_decay) + self.u + ((self.bias + drive) << SHIFT))
         fired = self.v > (self.neuron.threshold << SHIFT)
         self.v[fired] = 0
         return fired.astype(np.int64)
+
+
+class _SigmaDelta:
+    """sigma (as u), activation (as v) and residue of one sigma-delta population, int64 (batch, *shape) within 32 bits."""
+
+    def __init__(self, population: Population, neuron: Delta | SigmaDelta | Sigma, batch: int) -> None:
+        self.neuron = neuron
+        self.u: Int64 = np.zeros((batch, *population.shape), np.int64)
+        self.v: Int64 = np.zeros_like(self.u)
+        self.residue: Int64 = np.zeros_like(self.u)
+        self.bias = wrap_signed(_bias(population) << FRACTION, 32)
+
+    def clear(self) -> None:
+        """Nothing: they have no reset."""
+
+    def step(self, arriving: Int64 | np.int64, drive: Int64 | np.int64) -> Int64:
+        before = self.v
+        if isinstance(self.neuron, Delta):
+            self.u = self.v = wrap_signed(np.broadcast_to(drive, before.shape) << FRACTION, 32)
+        else:
+            self.u = self.v = wrap_signed(self.u + arriving, 32)
+        if isinstance(self.neuron, Sigma):
+            return self.u
+        if isinstance(self.neuron, SigmaDelta):
+            self.v = np.maximum(wrap_signed(self.u + self.bias, 32), 0)
+        change = wrap_signed(self.v - before + self.residue, 32)
+        sent = np.where(np.abs(change) >= (self.neuron.threshold << FRACTION), change, 0)
+        self.residue = change - sent
+        return sent >> SHIFT
+
+
+def _bias(population: Population) -> Int64:
+    """int64 that broadcasts over (batch, *shape)."""
+    if population.bias is None:
+        return np.zeros((), np.int64)
+    return population.bias.astype(np.int64).reshape((-1,) + (1,) * (len(population.shape) - 1))
+
+
+def _machine(population: Population, batch: int) -> _Neurons | _SigmaDelta:
+    if isinstance(population.neuron, Delta | SigmaDelta | Sigma):
+        return _SigmaDelta(population, population.neuron, batch)
+    assert population.neuron is not None
+    return _Neurons(population, population.neuron, batch)
 
 
 class _Wire:
@@ -311,12 +374,22 @@ def check_input(network: Network, spikes: NDArray[np.integer]) -> Int64:
     frames = array.astype(np.int64)
     if not frames.size:
         raise ConfigError(f"the input has the shape {array.shape}, which is empty.")
-    if network.input.neuron is None:
+    if network.input.neuron is None or isinstance(network.input.neuron, Delta):
         low, high = int(frames.min()), int(frames.max())
-        limit = (1 << network.input_bits) - 1 if network.input_bits else 1
-        if low < 0 or high > limit:
-            raise ConfigError(f"input spikes {low}..{high}; this network takes 0..{limit} (input_bits {network.input_bits}).")
+        least, most = input_range(network)
+        if low < least or high > most:
+            what, why = ("spikes", f"input_bits {network.input_bits}") if network.input.neuron is None else ("values", "Delta")
+            raise ConfigError(f"input {what} {low}..{high}; this network takes {least}..{most} ({why}).")
     return frames
+
+
+def input_range(network: Network) -> tuple[int, int]:
+    """The least and the largest value of an input that is not a bias: spikes, messages, or what Delta neurons encode."""
+    if isinstance(network.input.neuron, Delta):
+        return -MAX_ENCODED, MAX_ENCODED
+    if network.has_signed_input:
+        return -(1 << network.input_bits >> 1), max((1 << network.input_bits >> 1) - 1, 0)
+    return 0, (1 << network.input_bits) - 1 if network.input_bits else 1
 
 
 def check_names(network: Network, names: Collection[str] | None, default: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from netx_export.network import (
     Conv,
     Dense,
     Integrator,
+    Lif,
     Network,
     Neuron,
     Population,
@@ -258,7 +259,7 @@ def check(projection: Projection, population: Population, steps: int, input_max:
     weight = projection.synapse.weight.astype(np.int64)
     name = population.name
     neuron = population.neuron
-    assert neuron is not None
+    assert isinstance(neuron, Lif | Integrator)
     if not weight.any():
         raise FreezeError(f"{name}: all weights are zero (Lava's reader overflows on them); train longer, or with more bits.")
     _check_weights(weight, name)

@@ -28,6 +28,7 @@ from netx_export.hdf5 import DEFAULT_NEURON, read, write
 from netx_export.network import (
     MAX_NEURONS,
     Conv,
+    Delta,
     Dense,
     Drive,
     Integrator,
@@ -36,6 +37,8 @@ from netx_export.network import (
     Population,
     Projection,
     Rate,
+    Sigma,
+    SigmaDelta,
     Voltage,
 )
 
@@ -186,12 +189,19 @@ def test_folders_are_made_and_mode_is_usual(tmp_path: Path) -> None:
 @given(network=graphs())
 def test_only_chains_are_written(tmp_path_factory: pytest.TempPathFactory, network: Network) -> None:
     path = tmp_path_factory.getbasetemp() / "graph.net"
-    if network.is_chain:
+    last = network.into(network.output.name)
+    loop = any(p.source == p.target for p in last)
+    if network.is_chain or (
+        loop and network.without_loops.is_chain and all(p.delay is None and isinstance(p.synapse, Dense) for p in last)
+    ):
         write(network, path)
         assert read(path) == network
     else:
         path.write_bytes(b"before")
-        with pytest.raises(NetworkError, match=r"netx files hold chains only: each population needs exactly one projection"):
+        expected = "delays in a recurrent layer|netx holds one recurrent projection" if loop else "netx files hold chains only"
+        if not network.without_loops.is_chain:
+            expected = "netx files hold chains only: each population needs exactly one projection"
+        with pytest.raises(NetworkError, match=expected):
             write(network, path)
         assert path.read_bytes() == b"before"
 
@@ -462,6 +472,23 @@ def named_type(file: h5py.File) -> None:
 W = "layer/3/weight"
 NAN = np.full((4, 12), np.nan)
 
+def recurrent(file: h5py.File) -> None:
+    drop("layer/3/delay")(file)
+    put("layer/3/type", np.array([b"dense_rec"]))(file)
+
+
+def sigma_delta(**values: Any) -> Callable[[h5py.File], None]:
+    """Layer 1 with sigma-delta neurons."""
+
+    def change(file: h5py.File) -> None:
+        del file["layer/1/neuron"]
+        for key, value in ({"type": b"SDNN", "vThMant": 3} | values).items():
+            if value is not None:
+                file[f"layer/1/neuron/{key}"] = value
+
+    return change
+
+
 WRONG: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     # layers
     "no layers": (no_layers, r"0 layers; a netx file has 1\.\.4096"),
@@ -470,9 +497,13 @@ WRONG: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "no type": (drop("layer/1/type"), r"layer 1 has no type"),
     "unknown type": (
         put("layer/1/type", np.array([b"pool"])),
-        r"layer 1 \(pool\) is of a type that is not read .*; known are input, flatten, dense, conv and a last average",
+        r"layer 1 \(pool\) is of a type that is not read .*; known are input, flatten, dense, dense_rec, conv and a last average",
     ),
-    "recurrent": (put("layer/3/type", np.array([b"dense_rec"])), r"layer 3 \(dense_rec\) is of a type that is not read"),
+    "recurrent with delays": (
+        put("layer/3/type", np.array([b"dense_rec"])),
+        r"layer 3 \(dense_rec\) has delays; Lava's recurrent layer computes wrongly or fails with them",
+    ),
+    "no recurrent weight": (recurrent, r"layer 3 \(dense_rec\) has no weight_rec"),
     "second input": (as_input, r"layer 3 \(input\) must be layer 0"),
     "average inside": (average_then_dense, r"layer 5 \(dense\) follows an average layer; an average can only be the last"),
     "conv after flatten": (flatten_before_conv, r"layer 2 \(conv\) follows a flatten layer; a convolution needs \(C, H, W\)"),
@@ -555,8 +586,21 @@ WRONG: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "no neuron": (drop("layer/1/neuron"), r"layer 1 \(conv\) has no neuron; Lava gives a default to dense layers only"),
     "neuron is data": (put("layer/1/neuron", 1), r"/layer/1/neuron is not a group"),
     "neuron type": (
-        put("layer/1/neuron/type", b"SDNN"),
-        r"layer 1 \(conv\) has neurons of type 'SDNN'; known are CUBA and LOIHI",
+        put("layer/1/neuron/type", b"RF"),
+        r"layer 1 \(conv\) has neurons of type 'RF'; known are CUBA, LOIHI and SDNN",
+    ),
+    "activation": (
+        sigma_delta(activation=b"sigmoid"),
+        r"layer 1 \(conv\) has the activation 'sigmoid', which Lava ignores \(it runs as relu\); read it as Lava does",
+    ),
+    "no sigma output": (
+        sigma_delta(sigma_output=False),
+        r"layer 1 \(conv\) has a sigma_output that is false, which Lava takes for true; read it as Lava does",
+    ),
+    "no delta threshold": (sigma_delta(vThMant=None), r"layer 1 \(conv\) has no neuron/vThMant"),
+    "delta threshold": (
+        sigma_delta(vThMant=1 << 19),
+        r"layer 1 \(conv\): threshold is 524288; it must be a whole number in 0\.\.524287",
     ),
     "no threshold": (drop("layer/1/neuron/vThMant"), r"layer 1 \(conv\) has no neuron/vThMant"),
     "decay": (
@@ -844,10 +888,71 @@ def test_files_of_the_wheel(path: Path, name: str) -> None:
         assert np.array_equal(projection.synapse.weight.reshape(-1), weight.reshape(-1))
 
 
-@pytest.mark.parametrize("name", ["network.net", "square_network.net"])
-def test_sigma_delta_files_are_not_for_us(name: str) -> None:
-    with pytest.raises(FormatError, match=r"layer 0 \(input\) has neurons of type 'SDNN'; known are CUBA and LOIHI"):
-        read(wheel(f"gts/pilotnet_sdnn/{name}"))
+SIGMA_DELTA = Network(
+    (
+        Population("image", (2, 4, 3), Delta(3), drive=Drive(2, -1)),
+        Population("conv", (3, 2, 2), SigmaDelta(0), np.array([1, -2, 3])),
+        Population("sum", (4,), Sigma()),
+    ),
+    (
+        Projection("image", "conv", Conv(RNG.integers(-9, 10, (3, 2, 3, 2)))),
+        Projection("conv", "sum", Dense(RNG.integers(-9, 10, (4, 12)))),
+    ),
+)
+
+
+def test_sigma_delta_networks_come_back(path: Path) -> None:
+    write(SIGMA_DELTA, path)
+    assert read(path) == SIGMA_DELTA
+    with h5py.File(path) as file:
+        assert [file[f"layer/{i}/neuron/type"][()] for i in (0, 1, 3)] == [b"SDNN"] * 3
+        assert [file[f"layer/{i}/neuron/vThMant"][()] for i in (0, 1, 3)] == [3, 0, 0]
+        assert ["sigma_output" in file[f"layer/{i}/neuron"] for i in (0, 1, 3)] == [False, False, True]
+    host = dataclasses.replace(
+        SIGMA_DELTA, populations=(Population("image", (2, 4, 3)), *SIGMA_DELTA.populations[1:]), input_bits=12
+    )
+    write(host, path)
+    assert read(path) == host
+    with h5py.File(path, "a") as file:
+        del file["qpsnn"]
+    assert read(path).input_bits == 16  # what lava-dl's neurons send
+
+
+def test_what_lava_ignores_of_sigma_delta_neurons_is_ignored_on_request(path: Path) -> None:
+    write(SIGMA_DELTA, path)
+    with h5py.File(path, "a") as file:
+        file["layer/1/neuron/activation"][()] = b"sinh"
+        file["layer/3/neuron/sigma_output"][()] = False
+    assert read(path, as_lava=True) == SIGMA_DELTA
+
+
+def test_recurrent_networks_come_back(path: Path) -> None:
+    loop = Projection("out", "out", Dense([[1, 0], [-3, 2]]))
+    network = Network(
+        (Population("in", (3,)), Population("out", (2,), Lif(1, 2, 3), np.array([4, 5]))),
+        (Projection("in", "out", Dense([[1, 2, 3], [4, 5, 6]])), loop),
+    )
+    write(network, path)
+    assert read(path) == network
+    with h5py.File(path, "a") as file:
+        assert file["layer/1/type"][0] == b"dense_rec"
+        assert np.array_equal(file["layer/1/weight_rec"][()], [[1, 0], [-3, 2]])
+        flat = file["layer/1/weight_rec"][()].reshape(-1)
+        del file["layer/1/weight_rec"]
+        file["layer/1/weight_rec"] = flat
+    assert read(path) == network
+    twice = dataclasses.replace(network, projections=(*network.projections, loop))
+    with pytest.raises(NetworkError, match="out: netx holds one recurrent projection of a dense layer, itself dense, and no other"):
+        write(twice, path)
+    late = dataclasses.replace(loop, delay=np.array([[1], [0]]))
+    with pytest.raises(NetworkError, match="out: delays in a recurrent layer; Lava's recurrent layer computes wrongly or fails"):
+        write(dataclasses.replace(network, projections=(network.projections[0], late)), path)
+    driven = Network(
+        (Population("in", (2,), Lif(1, 2, 3)), Population("out", (2,), Lif(1, 2, 3))),
+        (Projection("in", "out", Dense(np.eye(2))), Projection("in", "in", Dense(np.eye(2)))),
+    )
+    with pytest.raises(NetworkError, match="in: netx has no place for a projection into the input"):
+        write(driven, path)
 
 
 def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib.metadata
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from strategies import Case, cases
 
 from netx_export import hdf5, lava_compat, lava_run
 from netx_export.errors import ConfigError, FormatError, MissingError, NetworkError, RunError
 from netx_export.lava_run import dense_is_exact, run_lava, supervise
-from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
+from netx_export.network import Conv, Delta, Dense, Integrator, Lif, Network, Population, Projection, Sigma, SigmaDelta
 from netx_export.simulate import Run, simulate
+from netx_export.verify import random_input
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60.0  # seconds for one Lava run of these tests; it takes about three
@@ -206,6 +214,225 @@ sink.stop()
     np.testing.assert_array_equal(np.load(tmp_path / "spikes.npy"), expected)
 
 
+# --- recurrent and sigma-delta networks --------------------------------------------------------------------------------
+
+
+def test_a_recurrent_network_equals_simulation_sample_by_sample(tmp_path: Path) -> None:
+    network = Network(
+        (Population("in", (12,)), Population("hidden", (9,), Lif(1000, 300, 80)), Population("out", (5,), Lif(4096, 0, 40))),
+        (
+            Projection("in", "hidden", Dense(integers(20, -20, 30, 9, 12))),
+            Projection("hidden", "hidden", Dense(integers(21, -30, 20, 9, 9))),
+            Projection("hidden", "out", Dense(integers(22, -20, 40, 5, 9))),
+        ),
+    )
+    hdf5.write(network, tmp_path / "loop.net")
+    frames = integers(23, 0, 2, 2, 12, 8)  # as long as the reset interval: the loop's last sums reach into the next window
+    expected = simulate(network, frames)
+    fires(expected, "hidden", "out")
+    assert (simulate(network.without_loops, frames).spikes["hidden"] != expected.spikes["hidden"]).any()
+    got = run_lava(tmp_path / "loop.net", frames, record=["hidden", "in"], timeout=LIMIT)
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+    np.testing.assert_array_equal(got.hidden["hidden"], expected.spikes["hidden"])
+    np.testing.assert_array_equal(got.hidden["in"], frames)
+
+
+@pytest.mark.parametrize("models", ["stock", "fast"])
+def test_a_sigma_delta_network_equals_simulation(tmp_path: Path, models: str) -> None:
+    network = chain(
+        Population("in", (2, 6, 5), Delta(2)),
+        Conv(integers(24, -9, 11, 3, 2, 3, 3), stride=(2, 2), padding=(1, 0)),
+        Population("conv", (3, 3, 2), SigmaDelta(5), np.array([3, -4, 2])),
+        Dense(integers(25, -8, 12, 7, 18)),
+        Population("dense", (7,), SigmaDelta(0), integers(26, -5, 6, 7)),
+        Dense(integers(27, -8, 8, 4, 7)),
+        Population("out", (4,), Sigma()),
+    )
+    hdf5.write(network, tmp_path / "sdnn.net")
+    frames = np.cumsum(integers(28, -9, 10, 1, 2, 6, 5, 6), axis=-1)
+    expected = simulate(network, frames)
+    for name in ("in", "conv", "dense", "out"):
+        assert np.mean(expected.spikes[name] != 0) > 0.02, name
+    assert (expected.spikes["dense"] < 0).any()
+    names = ["in", "conv", "dense", "out"]
+    got = run_lava(tmp_path / "sdnn.net", frames, voltage=True, record=names, models=models, timeout=LIMIT)
+    for name in names:
+        np.testing.assert_array_equal(got.hidden[name], expected.spikes[name], err_msg=name)
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+def test_delays_are_exact_sample_by_sample(tmp_path: Path) -> None:
+    """Sums under way would reach from one window into the next: each sample is a run of its own."""
+    network = Network(
+        (Population("in", (6,)), Population("out", (5,), Lif(500, 300, 70))),
+        (Projection("in", "out", Dense(integers(40, -10, 30, 5, 6)), np.array([[0], [3], [1], [62], [4]])),),
+    )
+    hdf5.write(network, tmp_path / "late.net")
+    frames = integers(41, 0, 2, 2, 6, 8)
+    expected = simulate(network, frames)
+    fires(expected, "out")
+    seen: list[tuple[int, int]] = []
+    got = run_lava(tmp_path / "late.net", frames, timeout=LIMIT, progress=lambda *n: seen.append(n))
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+    assert seen == [(1, 2), (2, 2)] and got.steps == 2 * (8 + 1)
+    alone = dataclasses.replace(network, projections=(dataclasses.replace(network.projections[0], delay=None),))
+    assert (simulate(alone, frames).spikes["out"] != expected.spikes["out"]).any()
+
+
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(case=cases(), models=st.sampled_from(["fast", "stock"]))
+def test_generated_networks_equal_simulation_in_all_layers(
+    tmp_path_factory: pytest.TempPathFactory, case: Case, models: str
+) -> None:
+    """Every feature of the file; stock convolutions and ours."""
+    try:
+        lava_run.check_stock_lava(case.network)
+    except NetworkError:
+        assume(False)
+    path = tmp_path_factory.getbasetemp() / "generated.net"
+    hdf5.write(case.network, path)
+    names = [p.name for p in case.network.populations if p.neuron is not None]
+    expected = simulate(case.network, case.frames)
+    got = run_lava(path, case.frames, voltage=True, record=names, models=models, timeout=LIMIT)
+    for name in names:
+        np.testing.assert_array_equal(got.hidden[name], expected.spikes[name], err_msg=f"{name} of {case.network}")
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.voltage, expected.voltage[case.network.output.name][..., -1])
+
+
+# --- Intel's files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("mnist.net", 16),
+        ("tiny.net", 16),
+        ("gts/ntidigits/ntidigits.net", 60),
+        ("gts/pilotnet_lif/network.net", 8),
+        ("gts/pilotnet_sdnn/network.net", 4),
+        ("gts/pilotnet_sdnn/square_network.net", 4),
+    ],
+)
+def test_every_file_of_the_wheel_equals_simulation_in_all_layers(name: str, steps: int) -> None:
+    """A sample each, the fast models; what was recorded of them is in test_recorded."""
+    (found,) = (f for f in importlib.metadata.files("lava-dl") or [] if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
+    path = Path(str(found.locate()))
+    network = hdf5.read(path)
+    frames = random_input(dataclasses.replace(network, steps=steps), 1, 0.3, 1)
+    expected = simulate(network, frames)
+    names = [p.name for p in network.populations if p.neuron is not None]
+    got = run_lava(path, frames, voltage=True, record=names, models="fast", timeout=LIMIT)
+    for layer in names:
+        np.testing.assert_array_equal(got.hidden[layer], expected.spikes[layer], err_msg=layer)
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.voltage, expected.voltage[network.output.name][..., -1])
+    assert np.mean([expected.spikes[layer].any() for layer in names]) > 0.7
+
+
+# --- our own models ----------------------------------------------------------------------------------------------------
+
+
+def test_fast_and_stock_models_give_the_same_spikes_in_every_layer(tmp_path: Path) -> None:
+    """Graded input, stride, padding, dilation and groups; all layers in one run, over consecutive samples."""
+    network = chain(
+        Population("image", (4, 9, 8)),
+        Conv(integers(30, -9, 12, 6, 2, 3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
+        Population("first", (6, 5, 10), Lif(1024, 512, 260), integers(31, -9, 10, 6)),
+        Conv(integers(32, -9, 20, 3, 6, 2, 3)),
+        Population("second", (3, 4, 8), Lif(4096, 100, 150)),
+        Dense(integers(33, -8, 9, 4, 96)),
+        Population("out", (4,), Integrator()),
+        input_bits=3,
+    )
+    hdf5.write(network, tmp_path / "a.net")
+    frames = integers(34, 0, 8, 3, 4, 9, 8, 5)
+    expected = simulate(network, frames)
+    fires(expected, "first", "second")
+    for models in ("stock", "fast"):
+        got = run_lava(tmp_path / "a.net", frames, voltage=True, record=["first", "second"], models=models, timeout=LIMIT)
+        for name in ("first", "second"):
+            np.testing.assert_array_equal(got.hidden[name], expected.spikes[name], err_msg=f"{models} {name}")
+        assert got.voltage is not None
+        np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+def test_the_fast_models_take_many_groups(tmp_path: Path) -> None:
+    network = chain(
+        Population("in", (130, 3, 2)),
+        Conv(integers(35, -3, 9, 260, 1, 2, 2), groups=130),
+        Population("out", (260, 2, 1), Lif(4096, 300, 6)),
+    )
+    hdf5.write(network, tmp_path / "groups.net")
+    frames = integers(36, 0, 2, 1, 130, 3, 2, 4)
+    with pytest.raises(NetworkError, match="130 groups; stock Lava computes convolutions of more than 127 wrongly"):
+        run_lava(tmp_path / "groups.net", frames, timeout=LIMIT)
+    expected = simulate(network, frames)
+    fires(expected, "out")
+    got = run_lava(tmp_path / "groups.net", frames, models="fast", timeout=LIMIT)
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+
+
+def test_the_fast_convolution_wraps_at_24_bits(tmp_path: Path) -> None:
+    network = chain(
+        Population("in", (1, 2, 2)),
+        Conv(np.array([[[[254, 254], [254, 254]]]])),
+        Population("out", (1, 1, 1), Lif(4096, 0, 1)),
+        input_bits=16,
+    )
+    hdf5.write(network, tmp_path / "wrap.net")
+    frames = np.array([0, 65535, 8191, 8192]).reshape(1, 1, 1, 1, 4).repeat(2, 2).repeat(2, 3)
+    expected = simulate(network, frames, states=["out"])
+    assert 4 * 254 * 65535 > 2**23
+    got = run_lava(tmp_path / "wrap.net", frames, models="fast", voltage=True, timeout=LIMIT)
+    assert got.voltage is not None
+    np.testing.assert_array_equal(got.spikes, expected.spikes["out"])
+    np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
+
+
+class Port:
+    """Stands in for both ports of a neuron model that runs by itself."""
+
+    def __init__(self, arrivals: list[NDArray[np.int32]]) -> None:
+        self.arrivals = iter(arrivals)
+        self.sent: list[NDArray[Any]] = []
+
+    def recv(self) -> NDArray[np.int32]:
+        return next(self.arrivals)
+
+    def send(self, spikes: NDArray[Any]) -> None:
+        self.sent.append(np.array(spikes))
+
+
+@pytest.mark.parametrize("decays", list(itertools.product([0, 1, 1000, 4095, 4096], [0, 1, 415, 4096])))
+def test_the_fast_lif_equals_the_stock_one_at_the_edges_of_24_bits(tmp_path: Path, decays: tuple[int, int]) -> None:
+    """The two models side by side, without processes: u wraps, v saturates, states are cleared, the host writes biases."""
+    lava_compat.import_lava()
+    ours = lava_run._declare_processes(tmp_path).LifModel
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+
+    rng = np.random.default_rng(sum(decays))
+    edges = [s * n for n in (0, 1, 63, 64, 131071, 131072, 131073, 200000) for s in (1, -1)]
+    arrivals = [rng.choice(np.array([*edges, 7, -9, 500], np.int32), 400) for _ in range(30)]
+    biases = [rng.integers(-32768, 32768, 400).astype(np.int16) for _ in range(2)]
+    seen = []
+    for kind in (PyLifResetModelBitAcc, ours):
+        model = kind({"shape": (400,), "reset_interval": 16, "reset_offset": 3})
+        port = model.a_in = model.s_out = Port(arrivals)
+        model.u, model.v = np.zeros(400, np.int32), np.zeros(400, np.int32)
+        model.du, model.dv, model.vth = decays[0] - 1, decays[1], 100000
+        model.bias_exp = np.full(400, 6, np.int32)
+        states = []
+        for step in range(30):
+            model.time_step, model.bias_mant = step, biases[step // 20]
+            model.run_spk()
+            states += [model.u.copy(), model.v.copy(), port.sent[-1].astype(np.int32)]
+        seen.append(np.stack(states))
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert np.abs(seen[0][1::3]).max() == 2**23 - 1 and 0.02 < seen[0][2::3].mean() < 0.8
+
+
 # --- what stock Lava computes wrongly ----------------------------------------------------------------------------------
 
 
@@ -223,6 +450,35 @@ def stock_is_exact(weight: NDArray[np.int64]) -> bool:
     sign = determine_sign_mode(shifted)
     stored = truncate_weights(clip_weights(shifted, sign, num_bits=8), sign, bits)
     return exponent <= 0 and bool(np.array_equal(stored, weight << -exponent))
+
+
+def test_the_two_matrices_of_a_recurrent_layer_share_a_format() -> None:
+    """By the stock functions: netx shifts both together, each Dense then judges its own signs."""
+    lava_compat.import_netx()
+    from lava.lib.dl.netx.utils import optimize_weight_bits
+    from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
+
+    def stored(weight: NDArray[np.int64], loop: NDArray[np.int64]) -> bool:
+        shifted, bits, exponent, _ = optimize_weight_bits(np.hstack((weight, loop)))
+        exact = exponent <= 0
+        for part, meant in ((shifted[:, : weight.shape[1]], weight), (shifted[:, weight.shape[1] :], loop)):
+            sign = determine_sign_mode(part)
+            kept = truncate_weights(clip_weights(part, sign, num_bits=8), sign, bits)
+            exact = exact and np.array_equal(kept, meant << -exponent)
+        return bool(exact)
+
+    rng = np.random.default_rng(1)
+    answers = []
+    for _ in range(1500):
+        sizes = [1 << int(rng.integers(0, 8)) for _ in range(2)]
+        low, high = rng.integers(-1, 1, 2), rng.integers(0, 2, 2)
+        pair = [rng.integers(lo * n, hi * n + 1, (2, 2)) for n, lo, hi in zip(sizes, low, high, strict=True)]
+        if not any(matrix.any() for matrix in pair):
+            continue
+        with contextlib.redirect_stdout(io.StringIO()), np.errstate(divide="ignore"):
+            answers.append((dense_is_exact(*pair), stored(*pair), [m.tolist() for m in pair]))
+    assert not [a for a in answers if a[0] != a[1]]
+    assert min(sum(a[0] for a in answers), sum(not a[0] for a in answers)) > 100
 
 
 def test_dense_is_exact_agrees_with_what_the_stock_functions_store() -> None:
@@ -258,7 +514,7 @@ def test_what_is_refused_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: py
         match=r"in -> out: stock Lava does not store dense weights -8\.\.0 exactly .* Change one weight, or simulate",
     ):
         run_lava(tmp_path / "minus.net", frames, timeout=LIMIT)
-    monkeypatch.setattr(lava_run, "check_stock_lava", lambda network: None)
+    monkeypatch.setattr(lava_run, "check_stock_lava", lambda network, models: None)
     got = run_lava(tmp_path / "minus.net", frames, voltage=True, timeout=LIMIT)
     assert got.voltage is not None
     assert simulate(network, frames).voltage["out"][0, :, -1].tolist() == [2 * 64 * -8] * 2
@@ -278,7 +534,7 @@ def test_many_groups_are_refused() -> None:
 # --- errors and time limits --------------------------------------------------------------------------------------------
 
 
-def test_bad_requests_are_refused_before_lava_starts(tmp_path: Path) -> None:
+def test_bad_requests_are_refused_before_lava_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.net"
     hdf5.write(CONV_NET, path)
     frames = integers(4, 0, 16, 1, 2, 6, 5, 2)
@@ -298,6 +554,19 @@ def test_bad_requests_are_refused_before_lava_starts(tmp_path: Path) -> None:
         run_lava(tmp_path / "driven.net", np.full_like(frames, 40000))
     with pytest.raises(ConfigError, match="backend 'gpu' is unknown; choose one of cpu, loihi2"):
         run_lava(path, frames, backend="gpu")
+    with pytest.raises(ConfigError, match="models 'quick' are unknown; choose one of stock, fast"):
+        run_lava(path, frames, models="quick")
+    with pytest.raises(ConfigError, match="there is no population 'x'"):
+        run_lava(path, frames, record=["x"])
+    with pytest.raises(ConfigError, match="other populations are recorded in a run of the whole file only; drop num_layers"):
+        run_lava(path, frames, record=["conv"], num_layers=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(lava_run, "check_backend", lambda backend: None)
+        with pytest.raises(ConfigError, match="backend 'loihi2' runs stock models and no sigma-delta neurons here"):
+            run_lava(path, frames, backend="loihi2", models="fast")
+        patch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=10))
+        with pytest.raises(ConfigError, match=r"recording conv takes \d+ bytes, .* has 10; use fewer samples"):
+            run_lava(path, frames, record=["conv"])
     with pytest.raises(MissingError, match="backend 'loihi2' needs Intel's Lava extension for Loihi"):
         run_lava(path, frames, backend="loihi2")
     with pytest.raises(FormatError, match="there is no such file"):

@@ -10,6 +10,10 @@ Recordings are counted from 0; "shift s": the aligned index t of ``simulate`` is
 |                        | 24 steps; u, v, spikes as Loihi 2's board gave   |       | came one step late                |
 | tiny.net, gts/tinynet  | driven 3x16x16, two convolutions, 16 steps       | 1     | every 17 steps                    |
 | gts/dense              | one dense layer 200-256, 2000 steps              | 1     | never                             |
+| gts/pilotnet_sdnn      | PilotNet of sigma-delta neurons and one cut to   | depth | never                             |
+|                        | 33 x 33 pixels; input, sums of 5 layers, output  |       |                                   |
+| gts/tinynet_sdnn       | a Delta, a convolution and a Sigma, each by      | 0, 1  | never                             |
+|                        | itself, 15 and 16 steps                          |       |                                   |
 
 The wheel does not say what recorded the others; that pilotnet_lif comes from a board shows in its v (see REFRACTORY).
 """
@@ -26,7 +30,19 @@ import pytest
 from numpy.typing import NDArray
 
 from netx_export.hdf5 import read
-from netx_export.network import Dense, Drive, Integrator, Lif, Network, Population, Projection, Rate
+from netx_export.network import (
+    Delta,
+    Dense,
+    Drive,
+    Integrator,
+    Lif,
+    Network,
+    Population,
+    Projection,
+    Rate,
+    Sigma,
+    SigmaDelta,
+)
 from netx_export.simulate import Reset, Run, decide, simulate
 
 Array = NDArray[Any]
@@ -208,3 +224,63 @@ def test_dense() -> None:
 )
 def test_shapes_of_the_files(name: str, shapes: list[tuple[int, ...]]) -> None:
     assert [p.shape for p in read(wheel(name)).populations] == shapes
+
+
+# --- pilotnet_sdnn
+
+
+def whole(name: str) -> Array:
+    return recorded(f"gts/pilotnet_sdnn/{name}.npy").astype(np.int64)
+
+
+def test_pilotnet_sdnn() -> None:
+    """One image, shown in every step: the input's messages, the sums of two convolutions, the one output that sees the image."""
+    network = read(wheel("gts/pilotnet_sdnn/network.net"))
+    assert [p.neuron for p in network.populations] == [Delta(0), *map(SigmaDelta, (13, 0, 0, 0, 23, 1, 6)), Sigma()]
+    frames = np.repeat(whole("input")[None], 19, axis=-1)
+    front = Network(network.populations[:3], network.projections[:2])
+    run = simulate(front, frames, states=["conv1", "conv2"])
+    assert np.array_equal(run.spikes["input"][0], whole("act0")[..., :19])
+    assert np.count_nonzero(run.spikes["input"]) == 9656
+    for depth, name in enumerate(("sigma1", "sigma2"), start=1):
+        expected = whole(name)[..., depth:]
+        assert np.array_equal(run.current[f"conv{depth}"][0][..., : 20 - depth], expected)
+        assert np.count_nonzero(expected) > expected.size / 2
+    output = simulate(network, frames[..., :1]).voltage["dense9"]
+    assert output.reshape(-1).tolist() == whole("output")[0, 8:].tolist() == [-31026]
+
+
+def test_pilotnet_sdnn_square() -> None:
+    """The recorded messages of the input, cut to 33 x 33, into all four convolutions."""
+    network = read(wheel("gts/pilotnet_sdnn/square_network.net"))
+    host = Population("input", (3, 33, 33))
+    network = dataclasses.replace(network, populations=(host, *network.populations[1:]), input_bits=16)
+    run = simulate(network, whole("act0")[None, ..., :33, :], states=[p.name for p in network.populations])
+    for depth in range(1, 5):
+        expected = whole(f"sigma{depth}_square")[..., depth:]
+        assert np.array_equal(run.current[f"conv{depth}"][0][..., : 20 - depth], expected)
+
+
+# --- tinynet_sdnn
+
+
+def test_tinynet_sdnn() -> None:
+    """The Delta alone, and the dense layer alone: recorded with messages cut to 0 or 1, as stock Lava cuts those of 0 bits.
+
+    The convolution was recorded for one step only, in which nothing but its biases acts.
+    """
+    folder = "gts/tinynet_sdnn"
+    image = recorded(f"{folder}/input_bias.npy")[..., None]
+    values = (image * np.sin(2 * np.pi * np.arange(15) / 15)).astype(int)
+    delta = Network((Population("in", (3, 16, 16), Delta(20)),), ())
+    messages = recorded(f"{folder}/input.npy").astype(np.int64)
+    assert np.array_equal(simulate(delta, values[None]).spikes["in"][0], messages)
+    assert 0.02 < np.mean(messages != 0) < 0.8
+    dense = Network(
+        (Population("in", (864,)), Population("out", (100,), Sigma())),
+        (Projection("in", "out", Dense(np.load(wheel(f"{folder}/layer2_weight.npy")))),),
+        input_bits=2,
+    )
+    flat = np.load(wheel(f"{folder}/layer1.npy")).reshape(1, 864, 16)  # W, H, C order here
+    sums = np.load(wheel(f"{folder}/layer2.npy")).astype(np.int64)
+    assert np.array_equal(simulate(dense, (flat != 0).astype(int)).spikes["out"][0][:, :15], sums[:, 1:])
