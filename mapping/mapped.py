@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mapping.mapping import Mapping, Range
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT, decay, sat24, wrap24, wrap_signed
-from netx_export.network import Conv, Dense, Network, Population, Projection
+from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
 from netx_export.simulate import WINDOW, Reset
 
 Int64 = NDArray[np.int64]
@@ -49,8 +49,13 @@ def simulate_mapped(
         reset: as for ``simulate``.
 
     Raises:
-        ConfigError: for an input of the wrong shape.
+        ConfigError: for an input of the wrong shape, or sigma-delta neurons.
     """
+    for population in network.populations:
+        if population.neuron is not None and not isinstance(population.neuron, Lif | Integrator):
+            raise ConfigError(
+                f"{population.name}: {type(population.neuron).__name__} neurons cannot be simulated as mapped; LIF neurons can."
+            )
     frames = np.asarray(spikes)
     if frames.ndim != len(network.input.shape) + 2 or frames.shape[1:-1] != network.input.shape or not frames.size:
         shape = ", ".join(map(str, network.input.shape))
@@ -130,7 +135,7 @@ class _Slice:
 
     def step(self, drive: Int64) -> Int64:
         neuron = self.population.neuron
-        assert neuron is not None
+        assert isinstance(neuron, Lif | Integrator)  # simulate_mapped refuses others
         arriving = sum((wire.coming[0] for wire in self.wires), start=np.zeros_like(self.u))
         self.u = wrap24(decay(self.u, neuron.current_decay) + (arriving << SHIFT)).astype(np.int64)
         self.v = sat24(decay(self.v, neuron.voltage_decay) + self.u + ((self.bias + drive) << SHIFT)).astype(np.int64)

@@ -29,7 +29,8 @@ int16 adds 16 weights an instruction, as many as a float32 product has multiplic
 Memory.  A worker holds ``block`` samples; a sample costs what :func:`_sample_bytes` says, and there are never more workers or
 larger blocks than ``max_memory`` allows.  The input and the arrays that are handed back come on top.
 
-Graphs that are not chains (several projections into one population, recurrent ones) go to the reference, in blocks.
+Graphs that are not chains (several projections into one population, recurrent ones) and sigma-delta networks go to the
+reference, in blocks.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT, decay, sat24, wrap24, wrap_signed
-from netx_export.network import Conv, Dense, Network, Population, Projection, Rate, Voltage
-from netx_export.simulate import WINDOW, Reset, Run, check_names, fan_out, simulate, synaptic_operations
+from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Rate, Voltage
+from netx_export.simulate import WINDOW, Reset, Run, check_input, check_names, fan_out, simulate, synaptic_operations
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -252,7 +253,9 @@ def _chunks(spikes: Chunks) -> Iterator[Frames]:
 
 
 def _check_frames(network: Network, spikes: Frames) -> Frames:
-    """As :func:`netx_export.simulate.check_input`, without the copy in int64."""
+    """As :func:`netx_export.simulate.check_input`, without the copy in int64 where the loops of this module run."""
+    if not _is_compiled(network):
+        return check_input(network, spikes)
     array = np.asarray(spikes)
     expected = network.input.shape
     if array.dtype.kind not in "iub":
@@ -271,6 +274,11 @@ def _check_frames(network: Network, spikes: Frames) -> Frames:
 
 def _input_limit(network: Network) -> int:
     return (1 << network.input_bits) - 1 if network.input_bits else 1
+
+
+def _is_compiled(network: Network) -> bool:
+    """Whether the loops of this module know the network: a chain of LIF neurons and integrators; all others go to the reference."""
+    return network.is_chain and all(p.neuron is None or isinstance(p.neuron, Lif | Integrator) for p in network.populations)
 
 
 # --- the plan: everything that is decided before the first spike --------------------------------------------------------
@@ -481,7 +489,8 @@ class _Engine:
         self.path = path
         self.probed = probed
         self.threads = threads if threads is not None else _cores()
-        self.kernels = None if path == "product" and not network.is_chain else _kernels()
+        self.compiled = _is_compiled(network)
+        self.kernels = None if path == "product" and not self.compiled else _kernels()
         self.plans: dict[bool, _Plan] = {}
         self.idle: dict[bool, SimpleQueue[_Worker]] = {False: SimpleQueue(), True: SimpleQueue()}
         sample = self._bytes_of_one()
@@ -506,7 +515,7 @@ class _Engine:
     def _bytes_of_one(self) -> int:
         """Working memory of one sample, at the widest."""
         network = self.network
-        if not network.is_chain:  # the reference: frames and recorded spikes in int64, states and sums under way, about
+        if not self.compiled:  # the reference: frames and recorded spikes in int64, states and sums under way, about
             neurons = sum(p.size for p in network.populations)
             waiting = sum(
                 network[p.target].size * (4 if p.delay is None else 4 + int(p.delay.max())) for p in network.projections
@@ -520,7 +529,7 @@ class _Engine:
     def start(self, frames: Frames, sinks: _Sinks) -> list[Future[None]]:
         """Begins the work on a batch; the results are in ``sinks`` when all futures are done."""
         batch = frames.shape[0]
-        if not self.network.is_chain:
+        if not self.compiled:
             return [self.pool.submit(self._reference, frames, sinks, a, b) for a, b in _blocks(batch, self.most)]
         largest = 0
         if self.network.input.neuron is not None:
@@ -688,7 +697,7 @@ def _numbers(layer: _Layer, before: _Layer | None, reset: Reset | None) -> Int64
     frame = [layer.frames, layer.lead]
     clear = [0, 0] if reset is None else [reset.interval, reset.phase % reset.interval]
     dynamics = [0] * 6
-    if neuron is not None:
+    if isinstance(neuron, Lif | Integrator):
         keep_u, keep_v = 4096 - neuron.current_decay, 4096 - neuron.voltage_decay
         zeros = min((keep_v & -keep_v).bit_length() - 1, 12) if keep_v else 12
         few = keep_v >> zeros if 0 < keep_v >> zeros < 1 << 8 else 0  # |v| * few < 2**31
@@ -1005,7 +1014,7 @@ def _neurons_numpy(
 ) -> tuple[NDArray[np.uint8], Int64]:
     """Spikes (samples, frames, *shape) of one layer and its last v, in numpy int64: the reference's step, for all samples."""
     population, neuron = layer.population, layer.population.neuron
-    assert neuron is not None
+    assert isinstance(neuron, Lif | Integrator)
     count, name = end - begin, population.name
     u = np.zeros((count, *population.shape), np.int64)
     v = np.zeros_like(u)

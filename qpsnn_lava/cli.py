@@ -237,24 +237,44 @@ def simulate(
 
 @app.command()
 def verify(
-    file: NetFile,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE.net", help="A netx file.", show_default=False)] = None,
     input_: Annotated[
         Path | None, typer.Option("--input", metavar="X.npy", help="Whole numbers; random where it is left out.")
     ] = None,
+    against: Annotated[Path | None, typer.Option(metavar="OUT.npy", help="A recording instead of Lava.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples of random input.")] = 8,
     density: Annotated[float, typer.Option(min=0.0, max=1.0, help="Spikes per neuron and step of random input.")] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
+    lava_models: Annotated[str, typer.Option(help="stock, or fast (ours, the same integers).")] = "stock",
     backend: Annotated[str, typer.Option(help="cpu or loihi2.")] = "cpu",
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds.")] = 600.0,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts of the samples.")] = "1/1",
+    results: Annotated[
+        Path | None, typer.Option(metavar="R.json", help="Keeps what is done; a stopped check goes on.")
+    ] = None,
+    merge: Annotated[
+        list[Path] | None, typer.Option("--merge", metavar="R.json", help="Add up the results of all shards.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a netx file on Lava and hold it against the exact simulation, spike for spike (exit code 3 where they differ)."""
+    """Hold a netx file's run on Lava, or a recording, against the exact simulation (exit code 3 where they differ)."""
     from netx_export import hdf5
-    from netx_export.verify import random_input, verify_lava
+    from netx_export import verify as checks
 
-    network = hdf5.read(file)
-    frames = random_input(network, samples, density, seed) if input_ is None else _load_array(input_)
-    result = verify_lava(file, network, frames, backend=backend, timeout=timeout)
+    if merge:
+        result = checks.merge(merge)
+    elif file is None:
+        raise ConfigError("verify needs a FILE.net, or the results of shards: --merge R1.json --merge R2.json.")
+    else:
+        network = hdf5.read(file)
+        frames = checks.random_input(network, samples, density, seed) if input_ is None else _load_array(input_)
+        part = _shard(shard)
+        if against is None:
+            result = checks.verify_lava(
+                file, network, frames, backend=backend, models=lava_models, timeout=timeout, shard=part, results=results
+            )
+        else:
+            result = checks.verify_recorded(file, network, frames, against, shard=part, results=results)
     if as_json:
         _print_json(result.to_dict())
     else:
@@ -440,6 +460,13 @@ def _limits(limits: list[str] | None) -> dict[str, int]:
             raise ConfigError(f"--limit {entry!r} is not of the form NAME=WHOLE NUMBER, such as synapse_words=12000.")
         found[name.strip()] = int(value)
     return found
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not slash or not part.isdigit() or not parts.isdigit() or not 1 <= int(part) <= int(parts):
+        raise ConfigError(f"--shard {text!r} is not of the form I/N with 1 <= I <= N, such as 2/8.")
+    return int(part), int(parts)
 
 
 def _command_line() -> str:
