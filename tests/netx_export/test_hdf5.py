@@ -472,6 +472,7 @@ def named_type(file: h5py.File) -> None:
 W = "layer/3/weight"
 NAN = np.full((4, 12), np.nan)
 
+
 def recurrent(file: h5py.File) -> None:
     drop("layer/3/delay")(file)
     put("layer/3/type", np.array([b"dense_rec"]))(file)
@@ -942,10 +943,14 @@ def test_recurrent_networks_come_back(path: Path) -> None:
         file["layer/1/weight_rec"] = flat
     assert read(path) == network
     twice = dataclasses.replace(network, projections=(*network.projections, loop))
-    with pytest.raises(NetworkError, match="out: netx holds one recurrent projection of a dense layer, itself dense, and no other"):
+    with pytest.raises(
+        NetworkError, match="out: netx holds one recurrent projection of a dense layer, itself dense, and no other"
+    ):
         write(twice, path)
     late = dataclasses.replace(loop, delay=np.array([[1], [0]]))
-    with pytest.raises(NetworkError, match="out: delays in a recurrent layer; Lava's recurrent layer computes wrongly or fails"):
+    with pytest.raises(
+        NetworkError, match="out: delays in a recurrent layer; Lava's recurrent layer computes wrongly or fails"
+    ):
         write(dataclasses.replace(network, projections=(network.projections[0], late)), path)
     driven = Network(
         (Population("in", (2,), Lif(1, 2, 3)), Population("out", (2,), Lif(1, 2, 3))),
