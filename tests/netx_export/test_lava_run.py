@@ -521,6 +521,32 @@ def test_what_is_refused_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: py
     assert got.voltage[0].tolist() == [2 * 64 * -4] * 2
 
 
+def test_a_recurrent_layer_with_delays_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delays of zero steps, which mean nothing: Lava then forgets the exponent of both weights."""
+    network = Network(
+        (Population("in", (4,)), Population("out", (4,), Integrator())),
+        (
+            Projection("in", "out", Dense(integers(42, -9, 10, 4, 4))),
+            Projection("out", "out", Dense(integers(43, -9, 9, 4, 4))),
+        ),
+    )
+    path = tmp_path / "loop.net"
+    hdf5.write(network, path)
+    frames = integers(44, 0, 2, 1, 4, 4)
+    right = simulate(network, frames).voltage["out"][..., -1]
+    good = run_lava(path, frames, voltage=True, timeout=LIMIT)
+    np.testing.assert_array_equal(good.voltage, right)
+    with h5py.File(path, "a") as file:
+        file["layer/1/delay"] = np.zeros(4)
+    with pytest.raises(FormatError, match="Lava's recurrent layer computes wrongly or fails with them"):
+        run_lava(path, frames, timeout=LIMIT)
+    monkeypatch.setattr(hdf5, "read", lambda path, as_lava: network)
+    bad = run_lava(path, frames, voltage=True, timeout=LIMIT)
+    shift = 4  # weights -9..9 are stored as mantissas of 2**-4
+    assert bad.voltage is not None and right.any()
+    np.testing.assert_array_equal(bad.voltage, right << shift)
+
+
 def test_many_groups_are_refused() -> None:
     network = chain(
         Population("in", (128, 1, 1)),

@@ -234,6 +234,22 @@ def test_an_unknown_block() -> None:
         freeze(torch.nn.Sequential(), (4,), 3)
 
 
+def test_blocks_that_have_no_place_in_a_network() -> None:
+    """What docs/exactness.md says of SLAYER's other blocks."""
+    cuba = import_slayer().block.cuba
+    options = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.5}
+    late = cuba.Dense(options, 4, 3, delay=True, delay_shift=False)
+    graded = cuba.Dense({**options, "graded_spike": True}, 4, 3, delay_shift=False)
+    encoder = import_slayer().block.sigma_delta.Dense({"threshold": 1.0, "activation": torch.relu}, 4, 3, delay_shift=False)
+    for block, message in (
+        (late, "dense0: learnt axonal delays cannot be frozen yet; make the block with delay=False"),
+        (graded, "dense0: graded spikes between layers are ignored by Lava's LIF; use graded_spike=False"),
+        (encoder, "dense0: only blocks of slayer.block.cuba have an integer form here"),
+    ):
+        with pytest.raises(FreezeError, match=message):
+            freeze(torch.nn.Sequential(block), (4,), 3)
+
+
 def test_readout_and_window_go_with_the_network() -> None:
     network = freeze(small_model(), (4,), 7)
     assert (network.readout, network.steps, network.input_bits) == (Voltage(), 7, 0)
