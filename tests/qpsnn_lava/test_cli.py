@@ -122,6 +122,7 @@ def test_help_of_each_verb(qpsnn: Callable[..., Result], verb: str) -> None:
         (["run"], r"Missing argument 'EXPERIMENT'\. Try 'qpsnn run --help'\."),
         (["simulate", "x.net"], r"Missing option '--input'\. Try 'qpsnn simulate --help'\."),
         (["verify", "x.net", "--samples", "0"], r"Invalid value for '--samples': .*1.*\. Try 'qpsnn verify --help'\."),
+        (["verify"], r"verify needs a FILE\.net, or the results of shards: --merge R1\.json"),
         (["map", "x.net", "--chips", "two"], r"Invalid value for '--chips'.*Try 'qpsnn map --help'\."),
         (["inspect", "a.net", "b.net"], r"unexpected extra argument.*\. Try 'qpsnn inspect --help'\."),
     ],
@@ -287,10 +288,24 @@ def test_verify_codes(qpsnn: Callable[..., Result], small: Path, monkeypatch: py
 
     monkeypatch.setattr(verify, "verify_lava", stand_in)
     plain = qpsnn("verify", small, "--samples", "3")
-    both = qpsnn("verify", small, "--json", "--timeout", "5", "--backend", "loihi2")
+    both = qpsnn(
+        "verify",
+        small,
+        "--json",
+        "--timeout",
+        "5",
+        "--backend",
+        "loihi2",
+        "--lava-models",
+        "fast",
+        "--shard",
+        "2/3",
+        "--results",
+        "r",
+    )
     assert asked == [
-        (small, (3, 8, 6), {"backend": "cpu", "timeout": 600.0}),
-        (small, (8, 8, 6), {"backend": "loihi2", "timeout": 5.0}),
+        (small, (3, 8, 6), {"backend": "cpu", "models": "stock", "timeout": 600.0, "shard": (1, 1), "results": None}),
+        (small, (8, 8, 6), {"backend": "loihi2", "models": "fast", "timeout": 5.0, "shard": (2, 3), "results": Path("r")}),
     ]
     assert plain.code == both.code == (3 if mismatches else 0)
     assert both.json["mismatches"] == mismatches and f"{mismatches} of 16 voltages differ" in " ".join(plain.out.split())
@@ -330,6 +345,25 @@ def test_map_with_relaxed_rules_on_a_board(qpsnn: Callable[..., Result], pilotne
     assert "assumed legal" in " ".join(qpsnn(*words).out.split())
     board = qpsnn("map", pilotnet, "--board", "kapoho-point", "--limit", "cores_per_chip=10", "--json")
     assert board.code == 0 and board.json["chips"] == 7
+
+
+def test_verify_against_a_recording_in_shards(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    network = hdf5.read(small)
+    frames = np.random.default_rng(0).integers(0, 2, (5, *network.input.shape, 6))
+    voltage = simulate(network, frames).voltage[network.output.name]
+    np.save(tmp_path / "x.npy", frames)
+    np.save(tmp_path / "out.npy", voltage)
+    words = ("verify", small, "--input", tmp_path / "x.npy", "--against", tmp_path / "out.npy")
+    assert qpsnn(*words).code == 0
+    parts = [tmp_path / f"{i}.json" for i in (1, 2)]
+    for i, part in enumerate(parts, 1):
+        assert qpsnn(*words, "--shard", f"{i}/2", "--results", part).code == 0
+    assert qpsnn("verify", "--merge", parts[0], "--merge", parts[1], "--json").json["samples"] == 5
+    voltage[3, 1, 2] += 1
+    np.save(tmp_path / "out.npy", voltage)
+    wrong = qpsnn(*words)
+    assert wrong.code == 3 and "sample 3" in wrong.error
+    assert qpsnn(*words, "--shard", "3/2").code == 1
 
 
 def test_chips(qpsnn: Callable[..., Result]) -> None:
