@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from netx_export.engine import simulate_fast, summarise
 from netx_export.errors import ConfigError, NetworkError
 from netx_export.inspect import describe
 from netx_export.network import Delta, Dense, Drive, Lif, Network, Population, Projection, Sigma, SigmaDelta
@@ -171,3 +172,21 @@ def test_they_are_described() -> None:
     assert [row["neuron"] for row in rows] == ["delta", "sigma-delta", "sigma"]
     assert [row["threshold"] for row in rows] == [4, 5, 0]
     assert [row["current_decay"] for row in rows] == [None] * 3
+
+
+def test_the_engine_hands_them_to_the_reference() -> None:
+    frames = np.cumsum(np.random.default_rng(1).integers(-9, 10, (5, 6, 7)), axis=-1)
+    driven = network(11, (3, 9))
+    host = Network((Population("in", (6,)), *driven.populations[1:]), driven.projections, input_bits=16)
+    for net in (driven, host):
+        expected = simulate(net, frames, states=["hidden", "out"])
+        found = simulate_fast(net, frames, states=["hidden", "out"])
+        totals = summarise(net, frames)
+        for name in ("in", "hidden", "out"):
+            np.testing.assert_array_equal(found.spikes[name], expected.spikes[name])
+            assert totals.spikes[name] == np.count_nonzero(expected.spikes[name])
+        np.testing.assert_array_equal(found.current["hidden"], expected.current["hidden"])
+        np.testing.assert_array_equal(totals.voltage, expected.voltage["out"][..., -1])
+        for run in (simulate_fast, summarise):
+            with pytest.raises(ConfigError, match=r"this network takes -\d+\.\.\d+ "):
+                run(net, frames + (1 << 20))

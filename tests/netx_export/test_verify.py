@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from netx_export import hdf5, verify
 from netx_export.errors import ConfigError, FormatError, RunError
 from netx_export.lava_run import LavaRun
-from netx_export.network import Delta, Dense, Drive, Integrator, Lif, Network, Population, Projection, Sigma
+from netx_export.network import Delta, Dense, Drive, Integrator, Lif, Network, Population, Projection, Sigma, SigmaDelta
 from netx_export.simulate import simulate
 from netx_export.verify import Verification, merge, random_input, verify_lava, verify_recorded
 
@@ -300,3 +300,21 @@ def test_random_input_fits_what_the_network_takes() -> None:
 def test_nothing_added_to_something_is_the_same() -> None:
     some = Verification(1, 2, 0, 1, 0, 0, "", "x", (verify.LayerCheck("a", 2, 0, 1),))
     assert verify.NOTHING + some == some
+
+
+def test_sigma_delta_networks_are_checked_too(tmp_path: Path) -> None:
+    network = Network(
+        (Population("in", (6,), Delta(2)), Population("hidden", (5,), SigmaDelta(1)), Population("out", (3,), Sigma())),
+        (
+            Projection("in", "hidden", Dense(RNG.integers(-9, 12, (5, 6)))),
+            Projection("hidden", "out", Dense(RNG.integers(-9, 12, (3, 5)))),
+        ),
+        steps=6,
+    )
+    hdf5.write(network, tmp_path / "sdnn.net")
+    x = random_input(network, 1, 0.5, 2)
+    found = verify_lava(tmp_path / "sdnn.net", network, x, timeout=LIMIT)
+    assert found.mismatches == 0 and [layer.name for layer in found.layers] == ["in", "hidden", "out"]
+    assert all(layer.spikes for layer in found.layers)
+    np.save(tmp_path / "end.npy", simulate(network, x).voltage["out"][..., -1])
+    assert verify_recorded(tmp_path / "sdnn.net", network, x, tmp_path / "end.npy").mismatches == 0
