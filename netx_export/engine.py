@@ -51,8 +51,8 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT, decay, sat24, wrap24, wrap_signed
-from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Rate, Voltage
-from netx_export.simulate import WINDOW, Reset, Run, check_input, check_names, fan_out, simulate, synaptic_operations
+from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
+from netx_export.simulate import WINDOW, Reset, Run, check_input, check_names, fan_out, read_out, simulate, synaptic_operations
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -96,12 +96,7 @@ def scores(network: Network, summary: Summary) -> Int64:
     Raises:
         ConfigError: when the network does not say how it is read.
     """
-    if isinstance(network.readout, Voltage):
-        return summary.voltage.astype(np.int64)
-    if isinstance(network.readout, Rate):
-        counts: Int64 = summary.counts.reshape(summary.samples, network.readout.classes, -1).sum(axis=2)
-        return counts
-    raise ConfigError("the network does not say how its output is read; give it a read-out (integrator or rate).")
+    return read_out(network, voltage=summary.voltage, counts=summary.counts)
 
 
 # --- the two public functions ------------------------------------------------------------------------------------------

@@ -353,12 +353,28 @@ def decide_scores(scores: Int64) -> tuple[Int64, Int64]:
 def scores(network: Network, run: Run) -> Int64:
     """int64 (batch, classes): what :func:`decide` takes the maximum of."""
     name = network.output.name
-    batch = run.spikes[name].shape[0] if name in run.spikes else run.voltage[name].shape[0]
     if isinstance(network.readout, Voltage):
-        return run.voltage[name][..., -1].reshape(batch, -1).astype(np.int64)
-    if isinstance(network.readout, Rate):
-        counts: Int64 = run.spikes[name].sum(axis=-1, dtype=np.int64)
-        per_class: Int64 = counts.reshape(batch, network.readout.classes, -1).sum(axis=2)
+        return read_out(network, voltage=run.voltage[name][..., -1])
+    return read_out(network, counts=run.spikes[name].sum(axis=-1, dtype=np.int64) if network.readout else None)
+
+
+def read_out(
+    network: Network, *, voltage: NDArray[np.integer] | None = None, counts: NDArray[np.integer] | None = None
+) -> Int64:
+    """int64 (batch, classes): the scores that the host makes of the output population, wherever it ran.
+
+    Args:
+        network: whose read-out decides which of the two is taken.
+        voltage: (batch, *output shape), v at the end of the window.
+        counts: (batch, *output shape), spikes of the window.
+
+    Raises:
+        ConfigError: when the network does not say how it is read.
+    """
+    if isinstance(network.readout, Voltage) and voltage is not None:
+        return voltage.reshape(voltage.shape[0], -1).astype(np.int64)
+    if isinstance(network.readout, Rate) and counts is not None:
+        per_class: Int64 = counts.reshape(counts.shape[0], network.readout.classes, -1).sum(axis=2, dtype=np.int64)
         return per_class
     raise ConfigError("the network does not say how its output is read; give it a read-out (integrator or rate).")
 

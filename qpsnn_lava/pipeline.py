@@ -27,8 +27,8 @@ from netx_export.atomic import write_text
 from netx_export.errors import ConfigError, MismatchError, MissingError
 from netx_export.integers import stored_bits
 from netx_export.lava_run import run_lava
-from netx_export.network import Conv, Integrator, Network, Rate
-from netx_export.simulate import Run, decide_scores, fan_out
+from netx_export.network import Conv, Integrator, Network
+from netx_export.simulate import Run, decide_scores, read_out
 from qpsnn_lava import checkpoint, dynamics, plots, prune, report
 from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.config import Experiment, load_experiment, to_toml
@@ -165,6 +165,12 @@ def data_of(experiment: Experiment) -> Dataset:
     return load(experiment.data.name, folder=folder, seed=experiment.seed)
 
 
+def untrained(experiment: Experiment, dataset: Dataset) -> SpikingNetwork:
+    """The experiment's network for its data, with fresh weights from torch's global generator."""
+    shape = dataset.train.images.shape[1:]
+    return build(experiment, shape, dataset.classes, coding_of(experiment).input_max)  # type: ignore[arg-type]
+
+
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +184,7 @@ def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
     dataset, coding = data_of(experiment), coding_of(experiment)
     settings = experiment.train
     torch.manual_seed(experiment.seed)
-    model = build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
+    model = untrained(experiment, dataset)
 
     def schedule(epochs: int, rate: float, frozen: int, stream: int) -> Schedule:
         seed = experiment.seed + stream
@@ -225,12 +231,8 @@ def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
 def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork]:
     """The trained models of a run: float, quantised, pruned (cut, before fine-tuning) and final."""
     done = checkpoint.load_json(files.training)
-    dataset, coding = data_of(experiment), coding_of(experiment)
-
-    def fresh() -> SpikingNetwork:
-        return build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
-
-    plain, quantised = fresh(), fresh()
+    dataset = data_of(experiment)
+    plain, quantised = untrained(experiment, dataset), untrained(experiment, dataset)
     checkpoint.load_model(plain, files.phase("float"))
     checkpoint.load_model(quantised, files.phase("quantised"))
     set_quantised(quantised, True)
@@ -359,11 +361,7 @@ def _on_lava(
     if lava.voltage is not None:
         agreement["voltages_compared"] += int(last.size)
         agreement["voltage_mismatches"] += int((lava.voltage != last).sum())
-        scores = lava.voltage.reshape(len(part.labels), -1).astype(np.int64)
-    else:
-        assert isinstance(network.readout, Rate)
-        scores = lava.spikes.sum(-1).reshape(len(part.labels), network.readout.classes, -1).sum(-1)
-    classes, _ = decide_scores(scores)
+    classes, _ = decide_scores(read_out(network, voltage=lava.voltage, counts=lava.spikes.sum(-1)))
     accuracy = dict(result["accuracy"], lava=_accuracy(classes, part))
     say(
         Event(
@@ -477,7 +475,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
     dataset, coding = data_of(experiment), coding_of(experiment)
     torch.manual_seed(experiment.seed)
-    plain = build(experiment, dataset.train.images.shape[1:], dataset.classes, coding.input_max)  # type: ignore[arg-type]
+    plain = untrained(experiment, dataset)
     made = {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -587,11 +585,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def connections(network: Network) -> int:
-    """Non-zero logical synapses of a network."""
-    return int(sum(fan_out(p.synapse, network[p.source].shape).sum() for p in network.projections))
 
 
 def _score_table(training: dict[str, Any], plain: SpikingNetwork) -> dict[str, dict[str, Any]]:
