@@ -52,7 +52,18 @@ from numpy.typing import NDArray
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT, decay, sat24, wrap24, wrap_signed
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
-from netx_export.simulate import WINDOW, Reset, Run, check_input, check_names, fan_out, read_out, simulate, synaptic_operations
+from netx_export.simulate import (
+    WINDOW,
+    Reset,
+    Run,
+    check_names,
+    checked,
+    fan_out,
+    input_range,
+    read_out,
+    simulate,
+    synaptic_operations,
+)
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -165,7 +176,7 @@ def _simulate(
     max_memory: int,
     path: Path,
 ) -> Run:
-    frames = _check_frames(network, spikes)
+    frames = checked(network, spikes)
     kept = check_names(network, record, default=[p.name for p in network.populations])
     probed = check_names(network, states, default=[network.output.name])
     batch, steps = frames.shape[0], frames.shape[-1]
@@ -208,7 +219,7 @@ def _summarise(
 
     try:
         for chunk in _chunks(spikes):
-            frames = _check_frames(network, chunk)
+            frames = checked(network, chunk)
             if engine is None or steps is None:
                 steps = frames.shape[-1]
                 engine = _Engine(network, steps, reset, threads, max_memory, path, ())
@@ -245,30 +256,6 @@ def _chunks(spikes: Chunks) -> Iterator[Frames]:
         yield from spikes()
     else:
         yield from spikes
-
-
-def _check_frames(network: Network, spikes: Frames) -> Frames:
-    """As :func:`netx_export.simulate.check_input`, without the copy in int64 where the loops of this module run."""
-    if not _is_compiled(network):
-        return check_input(network, spikes)
-    array = np.asarray(spikes)
-    expected = network.input.shape
-    if array.dtype.kind not in "iub":
-        raise ConfigError(f"the input is of type {array.dtype}; whole numbers are expected.")
-    if array.ndim != len(expected) + 2 or array.shape[1:-1] != expected:
-        raise ConfigError(f"the input has the shape {array.shape}; expected (batch, {', '.join(map(str, expected))}, time).")
-    if not array.size:
-        raise ConfigError(f"the input has the shape {array.shape}, which is empty.")
-    if network.input.neuron is None:
-        low, high = int(array.min()), int(array.max())
-        limit = _input_limit(network)
-        if low < 0 or high > limit:
-            raise ConfigError(f"input spikes {low}..{high}; this network takes 0..{limit} (input_bits {network.input_bits}).")
-    return array
-
-
-def _input_limit(network: Network) -> int:
-    return (1 << network.input_bits) - 1 if network.input_bits else 1
 
 
 def _is_compiled(network: Network) -> bool:
@@ -362,7 +349,7 @@ def _plan(network: Network, steps: int, reset: Reset | None, largest_drive: int)
         drive = largest_drive if not i and population.neuron is not None else 0
         bound = largest = heaviest = 0
         if projection is not None and source is not None:
-            largest = _input_limit(network) if source.neuron is None else 1
+            largest = input_range(network)[1] if source.neuron is None else 1
             weight = np.abs(projection.synapse.weight.astype(np.int64))
             bound = int(weight.reshape(weight.shape[0], -1).sum(axis=1).max()) * largest
             heaviest = int(weight.max()) * largest
@@ -786,7 +773,7 @@ class _Worker:
             if cube.dtype.itemsize == 1:
                 cube = cube.view(np.uint8)
             else:
-                cube = cube.astype(np.uint8 if _input_limit(job.plan.network) < 256 else np.int32)
+                cube = cube.astype(np.uint8 if input_range(job.plan.network)[1] < 256 else np.int32)
 
             def encode(y0: int, y1: int) -> None:
                 kernels.encode(cube, grid.stride, grid.room, here.events, here.values, here.flat_ends, 0, count, y0, y1)

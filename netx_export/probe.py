@@ -12,7 +12,7 @@ from netx_export.engine import simulate_fast
 from netx_export.errors import ConfigError
 from netx_export.integers import SHIFT
 from netx_export.network import Delta, Network, Population, Sigma, SigmaDelta
-from netx_export.simulate import FRACTION, WINDOW, Reset, check_input, check_names
+from netx_export.simulate import FRACTION, WINDOW, Reset, check_names, checked
 
 MAX_BYTES = 2 << 30  # of all arrays together
 
@@ -48,7 +48,7 @@ def probe(
     """
     names = check_names(network, populations, [])
     if frames.ndim != len(network.input.shape) + 2 or not frames.size:
-        check_input(network, frames)  # says what is wrong
+        checked(network, frames)  # says what is wrong
     chosen = _indices("sample", samples, frames.shape[0])
     times = _indices("step", steps, frames.shape[-1])
     cells = len(chosen) * len(times)

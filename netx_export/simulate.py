@@ -381,22 +381,26 @@ def read_out(
 
 def check_input(network: Network, spikes: NDArray[np.integer]) -> Int64:
     """The input as int64 (batch, *shape, time), or a sentence about what is wrong with it."""
+    return checked(network, spikes).astype(np.int64)
+
+
+def checked(network: Network, spikes: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The input as it is, of any integer type, or a sentence about what is wrong with it."""
     array = np.asarray(spikes)
     expected = network.input.shape
     if array.dtype.kind not in "iub":
         raise ConfigError(f"the input is of type {array.dtype}; whole numbers are expected.")
     if array.ndim != len(expected) + 2 or array.shape[1:-1] != expected:
         raise ConfigError(f"the input has the shape {array.shape}; expected (batch, {', '.join(map(str, expected))}, time).")
-    frames = array.astype(np.int64)
-    if not frames.size:
+    if not array.size:
         raise ConfigError(f"the input has the shape {array.shape}, which is empty.")
     if network.input.neuron is None or isinstance(network.input.neuron, Delta):
-        low, high = int(frames.min()), int(frames.max())
+        low, high = int(array.min()), int(array.max())
         least, most = input_range(network)
         if low < least or high > most:
             what, why = ("spikes", f"input_bits {network.input_bits}") if network.input.neuron is None else ("values", "Delta")
             raise ConfigError(f"input {what} {low}..{high}; this network takes {least}..{most} ({why}).")
-    return frames
+    return array
 
 
 def input_range(network: Network) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from netx_export.engine import simulate_fast
 from netx_export.errors import ConfigError, FormatError
 from netx_export.lava_run import run_lava
 from netx_export.network import Delta, Integrator, Network
-from netx_export.simulate import Run, check_input, input_range
+from netx_export.simulate import Run, checked, input_range
 
 BATCH = 16  # samples of one Lava run: its start costs as much as thousands of steps of a small network
 FORMAT = "qpsnn verify 1"
@@ -207,7 +207,7 @@ def verify_recorded(
     """
     values = _recording(recorded)
     if frames.ndim != len(network.input.shape) + 2:
-        check_input(network, frames)  # says what is wrong
+        checked(network, frames)  # says what is wrong
     output, samples = network.output, frames.shape[0]
     in_steps = (samples, *output.shape, frames.shape[-1])
     if values.shape not in (in_steps, in_steps[:-1]):
@@ -321,7 +321,7 @@ def _check(
     if batch < 1:
         raise ConfigError(f"batch is {batch}; it must be at least 1 sample.")
     if frames.ndim != len(network.input.shape) + 2:
-        check_input(network, frames)  # says what is wrong
+        checked(network, frames)  # says what is wrong
     samples = frames.shape[0]
     begin, end = samples * (number - 1) // count, samples * number // count
     key = {
