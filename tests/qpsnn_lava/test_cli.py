@@ -27,6 +27,7 @@ from netx_export.errors import MissingError
 from netx_export.network import Dense, Integrator, Lif, Network, Population, Projection, Voltage
 from netx_export.simulate import simulate
 from qpsnn_lava import checkpoint, cli, data, pipeline
+from qpsnn_lava.cli import console as streams
 
 torch.set_num_threads(1)
 
@@ -675,11 +676,11 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch: pytest.MonkeyPatch, c
     screen = io.StringIO()
     for console, quiet in (
         (Console(file=screen, force_terminal=True, width=80), False),
-        (cli._err(), False),
-        (cli._err(), True),
+        (streams.err(), False),
+        (streams.err(), True),
     ):
-        monkeypatch.setattr(cli, "_err", lambda console=console: console)
-        with cli._telling(quiet=quiet) as say:
+        monkeypatch.setattr(streams, "err", lambda console=console: console)
+        with streams.telling(quiet=quiet) as say:
             for event in events:
                 say(event)
         monkeypatch.undo()
@@ -691,4 +692,4 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch: pytest.MonkeyPatch, c
 def test_the_command_in_the_report_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["qpsnn", "run", "digits", "--set", "prune.keep=[0.5, 0.4]", "--out", "it's here"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/qpsnn", *words[1:]])
-    assert shlex.split(cli._command_line()) == words
+    assert shlex.split(streams.command_line()) == words
