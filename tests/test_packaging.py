@@ -106,7 +106,7 @@ def test_metadata_names_packages_entry_point_and_licence(project: dict[str, Any]
     assert table["name"] == "qpsnn-lava" and table["license"] == "BSD-3-Clause"
     assert SpecifierSet(table["requires-python"]) == SpecifierSet(">=3.10,<3.13")
     assert table["scripts"] == {"qpsnn": "qpsnn_lava.cli:main"}
-    assert project["tool"]["setuptools"]["packages"] == ["qpsnn_lava", "mapping", "netx_export"]
+    assert project["tool"]["setuptools"]["packages"] == ["qpsnn_lava", "qpsnn_lava.cli", "mapping", "netx_export"]
     assert "Copyright (c) 2026 the qpsnn-lava developers" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     base = {r.name for r in requirements(project, "3.11")}
     assert not base & {"torch", "lava-nc", "lava-dl", "numba", "scipy"}
@@ -115,8 +115,11 @@ def test_metadata_names_packages_entry_point_and_licence(project: dict[str, Any]
 def test_every_package_folder_with_code_is_packaged(project: dict[str, Any]) -> None:
     """Subfolders of code or data must be named in pyproject.toml, or they are missing from an installed copy."""
     settings = project["tool"]["setuptools"]
-    for package in settings["packages"]:
+    packages = {ROOT / name.replace(".", "/") for name in settings["packages"]}
+    for package in (name for name in settings["packages"] if "." not in name):
         for folder in sorted(p for p in (ROOT / package).rglob("*") if p.is_dir() and p.name != "__pycache__"):
+            if folder in packages:
+                continue
             inside = folder.relative_to(ROOT / package).as_posix()
             files = [p.name for p in folder.iterdir() if p.is_file()]
             patterns = settings["package-data"].get(package, [])
