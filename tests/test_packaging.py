@@ -157,7 +157,7 @@ for name in {names}:
 
 
 def test_the_import_contracts_catch_a_broken_wall(tmp_path: Path, project: dict[str, Any]) -> None:
-    for package in project["tool"]["setuptools"]["packages"]:
+    for package in project["tool"]["importlinter"]["root_packages"]:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
