@@ -32,6 +32,7 @@ from mapping.partition import (
     halved_tiles,
     has_free_tiles,
     is_legal,
+    partition,
     require_neuron,
     tiles,
 )
@@ -106,6 +107,22 @@ def choose_cuts(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float], 
         budget = max(1, -(-fewest.cores // chip.cores_per_chip)) * chip.cores_per_chip
         return search.most_even(budget) or fewest
     return fewest
+
+
+def cuts_of(
+    layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float], objective: str = "cores"
+) -> tuple[Cut | Boxes, ...]:
+    """The cuts that a mapping takes: one layer at a time where that is as good, else of all together (:func:`choose_cuts`).
+
+    Args:
+        layers, chip, rate, objective: as of :func:`choose_cuts`.
+
+    Raises:
+        CapacityError, ConfigError: likewise.
+    """
+    if objective == "cores" and "axon_out" not in chip.core_limits:
+        return partition(layers, chip)
+    return choose_cuts(layers, chip, rate, objective).cuts
 
 
 def pareto_front(layers: Sequence[Layer], chip: Chip, rate: Mapping[str, float]) -> tuple[Plan, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping as MappingType
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,13 @@ import numpy as np
 from mapping.chip import Chip, Loihi1Cost
 from mapping.cost import Layer, network_lower_bound, plan_layers, slice_usage
 from mapping.coupled import Plan, pareto_front
+from mapping.mapper import map_layers
 from mapping.mapping import Mapping, Slice
 from mapping.placement import routing, tile_of
-from mapping.traffic import Activity, rates, slice_messages, slice_operations, slice_traffic, synapses_into
+from mapping.traffic import ASSUMED_RATE, Activity, rates, slice_messages, slice_operations, slice_traffic, synapses_into
 from mapping.utilisation import core_usages
 from mapping.widths import at_bits, cores_by_bits, good_widths, next_lower_width_that_saves
-from netx_export.errors import ConfigError
+from netx_export.errors import CapacityError, ConfigError
 from netx_export.integers import stored_bits
 from netx_export.network import Conv, Dense, Network
 
@@ -316,7 +319,7 @@ class WhatIf:
         cores_by_bits: stored bits -> cores it would take by itself; None where a neuron would not fit.
         next_width_words: the largest smaller width with fewer synapse words, None where there is none.
         next_width_cores: the largest smaller width with fewer cores, likewise.
-        good_widths: up to its own: every larger width costs more words.
+        good_widths: up to its own: every larger width costs more words or more cores.
     """
 
     name: str
@@ -357,3 +360,92 @@ def front(network: Network, chip: Chip, activity: Activity | None = None) -> tup
 def bound(network: Network, chip: Chip) -> int:
     """:func:`mapping.cost.network_lower_bound` of a network."""
     return network_lower_bound(plan_layers(network), chip)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A network beside others.
+
+    Args:
+        name: of the variant.
+        cores, chips: that it takes; None where it does not fit.
+        lower_bound: cores that it takes at least.
+        neurons: that take cores.
+        synapse_words: words of 64 bits over all cores; None where it does not fit.
+        layers: (name, channels, cores, synapse words) of each layer with synapses; empty where it does not fit.
+        error: why it does not fit.
+    """
+
+    name: str
+    cores: int | None
+    chips: int | None
+    lower_bound: int
+    neurons: int
+    synapse_words: int | None
+    layers: tuple[tuple[str, int, int, int], ...]
+    error: str | None
+
+
+def compare(variants: MappingType[str, Sequence[Layer]], chip: Chip) -> tuple[Compared, ...]:
+    """Networks side by side on one chip: cores and synapse words of each.
+
+    Only shapes and bits count, so a variant need not exist as weights: ``[at_bits(layer, 8) for layer in layers]`` is the same
+    network at 8 bits, ``at_widths(layers, {"conv1": 24})`` with other channels.  (Where a chip skips zeros, they are counted of
+    layers that come from weights.)
+
+    Args:
+        variants: name -> layers, as of :func:`mapping.cost.plan_layers`.
+        chip: to map them to, with its rules.
+    """
+    rows = []
+    for name, layers in variants.items():
+        sources = {synapses.source for layer in layers for synapses in layer.inputs}
+        bound, neurons = network_lower_bound(layers, chip), sum(math.prod(layer.shape) for layer in layers)
+        try:
+            placed = map_layers(layers, chip, dict.fromkeys(sources | {layer.name for layer in layers}, ASSUMED_RATE))
+        except CapacityError as error:
+            rows.append(Compared(name, None, None, bound, neurons, None, (), str(error)))
+            continue
+        table = []
+        for layer in layers:
+            pieces = placed.slices(layer.name)
+            words = sum(slice_usage(layer, piece.ranges, chip).synapse_words for piece in pieces)
+            table.append((layer.name, layer.shape[0], len(pieces), words))
+        cores = len(placed.cores)
+        total, chips = sum(row[3] for row in table), -(-cores // chip.cores_per_chip)
+        rows.append(Compared(name, cores, chips, bound, neurons, total, tuple(table), None))
+    return tuple(rows)
+
+
+def describe(
+    network: Network, mapping: Mapping, activity: Activity | None = None, unpruned: Network | None = None
+) -> dict[str, Any]:
+    """All that this module says of a mapping, as plain data for JSON.
+
+    Args:
+        network, mapping, activity, unpruned: as of :func:`core_rows` and :func:`synapse_numbers`.
+
+    Returns:
+        ``core_use`` (:meth:`CoreUse.to_row` of each), ``mesh`` (``cores_per_chip``, ``cores_per_tile``, ``width`` in tiles),
+        ``synapses`` (:class:`SynapseNumbers`), ``traffic`` (:class:`Traffic`), ``energy`` (:class:`EnergyRange` or None) and
+        ``what_if`` (:class:`WhatIf`), tuples as lists.
+    """
+    spent = energy(network, mapping, activity)
+    found = {
+        "core_use": [row.to_row() for row in core_rows(network, mapping, activity)],
+        "mesh": {
+            "cores_per_chip": mapping.chip.cores_per_chip,
+            "cores_per_tile": mapping.chip.rule("cores_per_tile"),
+            "width": mapping.chip.rule("mesh_width"),
+        },
+        "synapses": [asdict(row) for row in synapse_numbers(network, mapping, unpruned)],
+        "traffic": asdict(traffic(network, mapping, activity)),
+        "energy": None if spent is None else asdict(spent),
+        "what_if": [asdict(row) for row in what_if(network, mapping.chip)],
+    }
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def front_rows(plans: Sequence[Plan]) -> list[dict[str, float]]:
+    """What each plan comes to, as plain data for JSON: ``cores``, ``messages`` and ``operations``."""
+    return [{"cores": plan.cores, "messages": plan.messages, "operations": plan.operations} for plan in plans]

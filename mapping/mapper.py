@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mapping.chip import Chip, allow
 from mapping.cost import Layer, Usage, fan_out, plan_layers, traffic_usage
-from mapping.coupled import Plan, choose_cuts
+from mapping.coupled import Plan, cuts_of
 from mapping.mapping import Core, Mapping
 from mapping.packing import pack, slices_of
-from mapping.partition import Boxes, Cut, partition
+from mapping.partition import Boxes, Cut
 from mapping.traffic import Activity, rates
 from mapping.utilisation import partial_utilisation
 from netx_export.errors import CapacityError
@@ -45,7 +47,7 @@ def map_network(
     chip = allow(chip, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse)
     rate = rates(network, activity)
     try:
-        return _mapped(plan_layers(network), chip, rate, objective)
+        return map_layers(plan_layers(network), chip, rate, objective)
     except CapacityError as error:
         error.partial = partial_utilisation(network, chip, str(error))
         raise
@@ -63,11 +65,19 @@ def mapping_of(network: Network, chip: Chip, plan: Plan) -> Mapping:
     return Mapping(chip, tuple(Core(*divmod(n, chip.cores_per_chip), pieces) for n, pieces in enumerate(cores)))
 
 
-def _mapped(layers: tuple[Layer, ...], chip: Chip, rate: Activity, objective: str) -> Mapping:
-    if objective == "cores" and "axon_out" not in chip.core_limits:
-        cuts = partition(layers, chip)
-    else:
-        cuts = choose_cuts(layers, chip, rate, objective).cuts
+def map_layers(layers: Sequence[Layer], chip: Chip, rate: Activity, objective: str = "cores") -> Mapping:
+    """The mapping of layers, of which shapes and bits are known and weights need not be; see :func:`map_network`.
+
+    Args:
+        layers: as of :func:`mapping.cost.plan_layers`.
+        chip: limits and rules.
+        rate: population -> spikes per neuron and step, of the layers and their sources.
+        objective: "cores", "traffic" or "balance".
+
+    Raises:
+        CapacityError, ConfigError: as of :func:`map_network`.
+    """
+    cuts = cuts_of(layers, chip, rate, objective)
     if int(chip.rule("layers_per_core")) > 1:
         cores = pack(layers, chip, cuts, _out_axons(layers, cuts, chip))
     else:
@@ -75,7 +85,7 @@ def _mapped(layers: tuple[Layer, ...], chip: Chip, rate: Activity, objective: st
     return Mapping(chip, tuple(Core(*divmod(n, chip.cores_per_chip), pieces) for n, pieces in enumerate(cores)))
 
 
-def _out_axons(layers: tuple[Layer, ...], cuts: tuple[Cut | Boxes, ...], chip: Chip) -> list[list[Usage]] | None:
+def _out_axons(layers: Sequence[Layer], cuts: tuple[Cut | Boxes, ...], chip: Chip) -> list[list[Usage]] | None:
     """Each slice's out-axon slots as if every target slice had its own core (an upper bound); None without such a limit."""
     if "axon_out" not in chip.core_limits:
         return None

@@ -23,6 +23,8 @@ from netx_export.network import Network
 
 MOVES_PER_CORE = 300  # exchanges tried
 MAX_MOVES = 400_000
+STARTS = 16  # draws of few cores, whose exchanges end in corners more easily
+SEARCHED = 200  # cores times draws
 SCALE = 1 << 20  # a spike as a whole number
 COOLING = 1e-4  # last temperature, of the first
 COMPILE_FROM = 20_000  # moves; for fewer, compiling takes longer than it saves
@@ -75,7 +77,8 @@ def place(
         mapping: its cores in an order that keeps layers together, as :func:`mapping.mapper.map_network` makes it.
         activity: population -> spikes per neuron and step; None: a rate is assumed (:func:`mapping.traffic.rates`).
         seed: of the exchanges.
-        moves: exchanges tried; None: 300 per core, at most 400,000.
+        moves: exchanges tried; None: 300 per core, at most 400,000.  Few cores are tried with several draws, of which the
+            best is taken.
 
     Returns:
         the mapping with new indices, in the order of these; as many chips as its cores need at least.
@@ -86,11 +89,13 @@ def place(
     first = np.concatenate([seats[: int(n)] for n in np.bincount(chips)] or [np.zeros(0, np.int64)])
     snake = _routing(mapping.chip, chips, first, source, target, spikes)
     moves = min(MOVES_PER_CORE * len(mapping.cores), MAX_MOVES) if moves is None else moves
-    annealed = anneal(mapping.chip, chips, first, (source, target, spikes), seed, moves)
-    routing = _routing(mapping.chip, chips, annealed, source, target, spikes)
-    if (routing.hops, routing.largest_link) > (snake.hops, snake.largest_link):
-        annealed, routing = first, snake
-    cores = [Core(int(chip), int(seat), core.slices) for chip, seat, core in zip(chips, annealed, mapping.cores, strict=True)]
+    best, routing = first, snake
+    for start in range(max(1, min(STARTS, SEARCHED // max(1, len(mapping.cores))))):
+        annealed = anneal(mapping.chip, chips, first, (source, target, spikes), (seed, start), moves)
+        found = _routing(mapping.chip, chips, annealed, source, target, spikes)
+        if (found.hops, found.largest_link) < (routing.hops, routing.largest_link):
+            best, routing = annealed, found
+    cores = [Core(int(chip), int(seat), core.slices) for chip, seat, core in zip(chips, best, mapping.cores, strict=True)]
     return Placement(replace(mapping, cores=tuple(sorted(cores, key=lambda core: (core.chip, core.core)))), routing, snake)
 
 
@@ -173,7 +178,7 @@ def anneal(
     chips: Ints,
     seats: Ints,
     traffic: tuple[Ints, Ints, NDArray[np.float64]],
-    seed: int,
+    seed: int | tuple[int, int],
     moves: int,
     compiled: bool | None = None,
 ) -> Ints:

@@ -1,4 +1,5 @@
-"""The pictures of a report: weights on their integer grid, firing rates, cores before and after, SVS scores with the cut.
+"""The pictures of a report: weights on their integer grid, firing rates, cores before and after, SVS scores with the cut; and of
+a mapping: every core on the mesh, what layers take of their cores, traffic, and the front of cores against traffic.
 
 Figures are made without pyplot, so nothing of the caller's plots changes; each has a function that returns the
 :class:`matplotlib.figure.Figure` and is written by :func:`save_all`.  Colours (Okabe and Ito's) differ in lightness, too.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,9 +18,10 @@ from typing import Any, TypeAlias
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from netx_export.atomic import replacing
@@ -32,7 +35,10 @@ MAX_BARS = 100  # layers in a bar chart; more would not be read
 MAX_PANELS = 40  # layers in a chart of panels
 CORE_UNITS = {"cores": "cores", "synapse_words": "synapse words (64 bits each)"}
 MAX_LEVELS = 512  # grid levels drawn one by one: what the chip can hold; a wider foreign file is put into bins
+MAX_CHIPS = 16  # on a picture of the mesh
 BLUE, VERMILLION, GREY, BAND, TEXT = "#0072B2", "#D55E00", "#BDBDBD", "#EEF2E6", "#333333"
+POOL_PARTS = {"synapse_words": BLUE, "neurons_mean": "#E69F00", "axon_in": "#009E73", "axon_map": "#CC79A7"}
+SCALE = "cividis"  # even in lightness, and the same to those who do not tell red from green
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -63,7 +69,7 @@ _AGAIN = "Score the channels again."
 
 
 def save_all(report: Report, network: Network, scores: LayerScores | None, folder: Path | str) -> list[Path]:
-    """Writes weights.png, firing.png, cores.png and scores.png, each whole or not at all; what has no data is left out.
+    """Writes weights.png, firing.png, cores.png and scores.png, and those of :func:`save_mapping`; what has no data is left out.
 
     Args:
         report: as :func:`qpsnn_lava.report.check` accepts it.
@@ -84,7 +90,37 @@ def save_all(report: Report, network: Network, scores: LayerScores | None, folde
         "firing": firing_figure(report),
         "cores": cores_figure(report),
         "scores": scores_figure(scores) if scores else None,
+        **_mapping_figures(report["mapping"]),
     }
+    return _save(figures, folder)
+
+
+def save_mapping(mapping: Mapping[str, Any], folder: Path | str) -> list[Path]:
+    """Writes mesh.png, use.png, traffic.png and pareto.png of a mapping, each whole or not at all; what has no data is left out.
+
+    Args:
+        mapping: ``mapping`` of a report: ``chip``, and maybe ``layers``, ``core_use``, ``mesh``, ``traffic``, ``pareto``.
+        folder: is made where it is missing.
+
+    Returns:
+        the files written.
+
+    Raises:
+        RunError: the folder or the disk does not take a file.
+    """
+    return _save(_mapping_figures(mapping), folder)
+
+
+def _mapping_figures(mapping: Mapping[str, Any]) -> dict[str, Figure | None]:
+    return {
+        "mesh": mesh_figure(mapping),
+        "use": use_figure(mapping),
+        "traffic": traffic_figure(mapping),
+        "pareto": pareto_figure(mapping),
+    }
+
+
+def _save(figures: Mapping[str, Figure | None], folder: Path | str) -> list[Path]:
     written = []
     for name, figure in figures.items():
         if figure is not None:
@@ -264,6 +300,228 @@ def _sorted_scores(name: str, entry: Mapping[str, Sequence[float]]) -> tuple[NDA
     return rank[order], kept[order]
 
 
+# --- the mapping ---------------------------------------------------------------------------------------------------------
+
+
+def mesh_figure(mapping: Mapping[str, Any]) -> Figure | None:
+    """A panel per resource: every core at its place on its chip's mesh, coloured by how much of the resource it uses.
+
+    A tile of the mesh holds several cores, drawn as a block of cells; cores that are not used are empty.  The last panel has
+    synaptic operations, as shares of the busiest core's.
+    """
+    rows, mesh = mapping.get("core_use"), mapping.get("mesh")
+    if not rows or not mesh:
+        return None
+    used = sorted({row["chip"] for row in rows})
+    shown = used[:MAX_CHIPS]
+    layout = _Mesh.of(mesh, len(shown))
+    panels = {name: np.array([row[name] for row in rows]) for name in rows[0] if name.startswith("percent_")}
+    if all(row.get("used_neuron_groups", 1) == 1 for row in rows):  # nothing to see
+        panels.pop("percent_neuron_groups", None)
+    heads = {
+        name: f"{name.removeprefix('percent_').replace('_', ' ')}: at most {_short(v.max())} %" for name, v in panels.items()
+    }
+    busiest = max(row["operations"] for row in rows)
+    if busiest > 0:
+        panels["operations"] = np.array([100 * row["operations"] / busiest for row in rows])
+        heads["operations"] = f"synaptic operations: 100 % = {_short(busiest)} a step"
+    height, width = layout.shape
+    columns = 3 if layout.columns < 3 and len(panels) > 4 else 2
+    lines = -(-len(panels) // columns)
+    with _style():
+        title = 0.5 if len(shown) > 1 else 0.35
+        size = (10.7, 0.6 + lines * (title + 9.6 / columns * height / width))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = [figure.add_subplot(lines, columns, i + 1) for i in range(len(panels))]
+        for panel, (name, values) in zip(axes, panels.items(), strict=True):
+            image = np.full(layout.shape, np.nan)
+            for row, value in zip(rows, values, strict=True):
+                if row["chip"] in shown:
+                    image[layout.cell(shown.index(row["chip"]), row["x"], row["y"], row["core"])] = value
+            drawn = panel.imshow(image, cmap=SCALE, vmin=0, vmax=100, interpolation="nearest")
+            _grid(panel, layout, shown)
+            panel.set_title(heads[name], fontsize=9.5, fontweight="bold", pad=16 if len(shown) > 1 else 5)
+        bar = figure.colorbar(drawn, ax=axes, fraction=0.025, pad=0.01, aspect=30)
+        bar.set_label("use of a core (%); white: not in use")
+        chips = f"{len(used)} chip{_s(used)} of {_text(mapping['chip'], 24)}"
+        more = f" (the first {len(shown)} chips)" if len(shown) < len(used) else ""
+        _headline(figure, f"Every core at its place on the mesh: {len(rows):,} core{_s(rows)} on {chips}{more}")
+    return figure
+
+
+@dataclass(frozen=True)
+class _Mesh:
+    """Where a core's cell is in a picture of several chips.
+
+    Args:
+        across, down: cells of a tile.
+        wide, high: tiles of a chip.
+        chips, columns: in the picture, and side by side.
+    """
+
+    across: int
+    down: int
+    wide: int
+    high: int
+    chips: int
+    columns: int
+
+    @staticmethod
+    def of(mesh: Mapping[str, int], chips: int) -> _Mesh:
+        each = mesh["cores_per_tile"]
+        across = next(n for n in range(int(np.ceil(each**0.5)), each + 1) if each % n == 0)
+        tiles = -(-mesh["cores_per_chip"] // each)
+        wide = min(mesh["width"], tiles)
+        return _Mesh(across, each // across, wide, -(-tiles // wide), chips, int(np.ceil(chips**0.5)))
+
+    def corner(self, chip: int) -> tuple[int, int]:
+        """First row and column of the chip-th chip."""
+        line, column = divmod(chip, self.columns)
+        return line * (self.high * self.down + 3), column * (self.wide * self.across + 2)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        lines = -(-self.chips // self.columns)
+        top, left = self.corner(self.columns * lines - 1)
+        return top + self.high * self.down, left + self.wide * self.across
+
+    def cell(self, chip: int, x: int, y: int, core: int) -> tuple[int, int]:
+        top, left = self.corner(chip)
+        below, right = divmod(core % (self.across * self.down), self.across)
+        return top + y * self.down + below, left + x * self.across + right
+
+
+def _grid(axes: Axes, layout: _Mesh, chips: Sequence[int]) -> None:
+    """Lines between tiles, and each chip's number."""
+    axes.set_axis_off()
+    for i, chip in enumerate(chips):
+        top, left = (n - 0.5 for n in layout.corner(i))
+        bottom, right = top + layout.high * layout.down, left + layout.wide * layout.across
+        axes.vlines(np.linspace(left, right, layout.wide + 1), top, bottom, color="#AAAAAA", linewidth=0.5)
+        axes.hlines(np.linspace(top, bottom, layout.high + 1), left, right, color="#AAAAAA", linewidth=0.5)
+        if len(chips) > 1:
+            axes.text(left, top - 0.2, f"chip {chip}", fontsize=7.5, va="bottom")
+    axes.set_xlim(-0.7, layout.shape[1] - 0.3)
+    axes.set_ylim(layout.shape[0] - 0.3, -0.7)
+
+
+def use_figure(mapping: Mapping[str, Any]) -> Figure | None:
+    """A bar per layer: what it takes of its cores.
+
+    Where a chip has a pool, a layer's mean share of it, its parts stacked; else a panel per resource, with mean, least and most.
+    """
+    layers = [row for row in mapping.get("layers") or [] if row["cores"]]
+    if not layers:
+        return None
+    shown = layers[:MAX_BARS]
+    names = [f"{plain(row['name'], 16)} ({row['cores']:,})" for row in shown]
+    where = f"{_text(mapping['chip'], 24)}{_first_of(len(shown), len(layers))}"
+    title = f"What each layer takes of its cores (how many: in brackets) on {where}"
+    pooled = all(row["pool_percent"] is not None for row in shown)
+    with _style():
+        figure = _pool_bars(shown, names) if pooled else _resource_bars(shown, names)
+        _headline(figure, title)
+    return figure
+
+
+def _pool_bars(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    figure, (axes,) = _bar_chart(1, names, 0.3)
+    start = np.zeros(len(layers))
+    for part, colour in POOL_PARTS.items():
+        size = np.array([row["pool_percent"] * row[part] / max(1, sum(row[p] for p in POOL_PARTS)) for row in layers])
+        label = part.replace("_mean", "").replace("_", " ")
+        axes.barh(range(len(layers)), size, 0.62, left=start, color=colour, label=label, edgecolor="white", linewidth=0.4)
+        start = start + size
+    for y, row in enumerate(layers):
+        note = f"{row['pool_percent']:.0f} % (fullest: {row['binding'].replace('_', ' ')} {row['binding_percent']:.0f} %)"
+        axes.text(start[y] + 1, y, note, va="center", fontsize=7.5)
+    axes.set_xlim(0, 140 if start.max() > 60 else 100)
+    axes.set_xticks([0, 20, 40, 60, 80, 100])
+    axes.set_xlabel("mean share of the pool of a core (%); in brackets: what binds on the layer's fullest core")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncol=len(POOL_PARTS), handlelength=1.2)
+    return figure
+
+
+def _resource_bars(layers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    resources = [name for name in layers[0]["percent"] if name not in ("neuron_groups", "list_words")]
+    figure, panels = _bar_chart(len(resources), names, 0.3)
+    figure.set_figwidth(3.0 + 2.0 * len(resources))
+    for axes, resource in zip(panels, resources, strict=True):
+        mean, low, high = np.array([row["percent"][resource] for row in layers]).T
+        axes.barh(range(len(layers)), mean, 0.62, color=BLUE)
+        ranged = np.flatnonzero(high > low)
+        axes.hlines(ranged, low[ranged], high[ranged], color=VERMILLION, linewidth=2)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("of a core (%); line: least to most")
+        axes.set_title(resource.replace("_", " "), fontsize=9, fontweight="bold")
+    return figure
+
+
+def traffic_figure(mapping: Mapping[str, Any]) -> Figure | None:
+    """The traffic matrix: spikes a step from each population (row) to the cores of each other (column)."""
+    traffic = mapping.get("traffic")
+    if not traffic or not traffic["populations"]:
+        return None
+    names, total = traffic["populations"][:MAX_PANELS], len(traffic["populations"])
+    matrix = np.array(traffic["messages"], dtype=float)[: len(names), : len(names)]
+    filled = matrix[matrix > 0]
+    if not filled.size:
+        return None
+    with _style():
+        side = max(3.4, 1.6 + 0.52 * len(names))
+        figure = Figure(figsize=(side + 1.5, side + 0.2), layout="constrained")
+        axes = figure.add_subplot()
+        norm = LogNorm(filled.min() * 0.9, filled.max() * 1.1)
+        drawn = axes.imshow(np.where(matrix > 0, matrix, np.nan), cmap=SCALE, norm=norm, interpolation="nearest")
+        labels = [_text(name, 16) for name in names]
+        axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(len(names)), labels, parse_math=False)
+        axes.set_xlabel("to the cores of")
+        axes.set_ylabel("from")
+        if len(names) <= 16:
+            for y, x in np.argwhere(matrix > 0):
+                light = norm(matrix[y, x]) > 0.55
+                axes.text(
+                    x, y, _short(matrix[y, x]), ha="center", va="center", fontsize=7, color="black" if light else "white"
+                )
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+        bar.set_label("spikes a step, one for each core that they go to")
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+        _headline(figure, f"Traffic between layers{_first_of(len(names), total)}")
+    return figure
+
+
+def pareto_figure(mapping: Mapping[str, Any]) -> Figure | None:
+    """Cuts of which none beats another in all of cores, traffic and the busiest core: the front of what can be chosen."""
+    plans = mapping.get("pareto")
+    if not plans:
+        return None
+    cores, messages, operations = (
+        np.array([plan[key] for plan in plans], float) for key in ("cores", "messages", "operations")
+    )
+    with _style():
+        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        axes = figure.add_subplot()
+        drawn = axes.scatter(cores, messages, c=operations, cmap=SCALE, s=52, edgecolor=TEXT, linewidth=0.6, zorder=3)
+        first = int(np.lexsort((messages, cores))[0])
+        axes.scatter(
+            cores[first], messages[first], s=170, facecolor="none", edgecolor=VERMILLION, linewidth=1.6, label="fewest cores"
+        )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", handletextpad=0.1)
+        axes.margins(0.1, 0.14)
+        axes.set_xlabel("cores")
+        axes.set_ylabel("spikes that arrive at cores, a step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        bar = figure.colorbar(drawn, ax=axes)
+        bar.set_label("synaptic operations of the busiest core, a step")
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        count = f"{len(plans)} cut{_s(plans)} of which none beats another in all three"
+        _headline(figure, f"Cores against traffic on {_text(mapping['chip'], 24)}: {count}")
+    return figure
+
+
 # --- shared looks --------------------------------------------------------------------------------------------------------
 
 
@@ -345,3 +603,16 @@ def _has_glyph(code: int) -> bool:
 
 def _thousands(value: float, position: int | None = None) -> str:
     return f"{value / 1e6:g}M" if value >= 1e6 else f"{value:,.0f}"
+
+
+def _short(value: float) -> str:
+    """Three digits at most: 0.12, 9.5, 120, 3.2k, 1.5M."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * limit:
+            scaled = value / limit
+            return f"{scaled:.0f}{unit}" if scaled >= 99.5 else f"{scaled:.3g}{unit}"
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}"
+
+
+def _s(things: Sequence[Any]) -> str:
+    return "" if len(things) == 1 else "s"

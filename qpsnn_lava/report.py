@@ -6,12 +6,15 @@ Names in it can come from files that we did not write, so every text is made har
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from mapping.chip import STATEMENT
@@ -20,6 +23,7 @@ from netx_export.network import MAX_THRESHOLD
 
 SCHEMA = 1
 MAX_LAYERS = 4096
+MAX_CORES = 1 << 18
 MAX_COUNT = 1 << 53  # what JSON readers keep exactly
 ALIVE = (0.02, 0.80)  # firing rates at which spike-for-spike equality proves something (contract point 6)
 NONE = "–"  # noqa: RUF001 (an en dash, for "there is none")
@@ -38,6 +42,12 @@ PLOTS = {
     "cores": "Cores and synapse words of each layer, before and after pruning",
     "scores": "SVS scores of the channels of each layer, and the cut",
 }
+MAPPING_PLOTS = {
+    "mesh": "Every core at its place on the mesh, and how much of each resource it uses",
+    "use": "What each layer takes of its cores",
+    "traffic": "Spikes a step between layers",
+    "pareto": "Cores against traffic",
+}
 
 Report: TypeAlias = Mapping[str, Any]
 
@@ -50,12 +60,15 @@ def markdown(report: Report, plots: Sequence[str] = ()) -> str:
 
     Args:
         report: as :func:`check` accepts it.
-        plots: paths of pictures, relative to the text, that are shown behind the layers.
+        plots: paths of pictures, relative to the text, that are shown behind the layers; those of the mapping behind its tables.
 
     Returns:
         GitHub-flavoured Markdown; all names and texts of the report are escaped.
     """
-    pictures = [f"![{PLOTS.get(_stem(path), escape(_stem(path)))}](<{_link(path)}>)" for path in plots]
+    captions = {**PLOTS, **MAPPING_PLOTS}
+    pictures = {path: f"![{captions.get(_stem(path), escape(_stem(path)))}](<{_link(path)}>)" for path in plots}
+    of_layers = [picture for path, picture in pictures.items() if _stem(path) not in MAPPING_PLOTS]
+    of_mapping = [picture for path, picture in pictures.items() if _stem(path) in MAPPING_PLOTS]
     parts = [
         f"# {escape(report['name'])}: from SLAYER to {escape(report['mapping']['chip'])}",
         _verdict(report),
@@ -63,9 +76,11 @@ def markdown(report: Report, plots: Sequence[str] = ()) -> str:
         _accuracy_table(report),
         "## Layers",
         _layer_table(report),
-        *pictures,
+        *of_layers,
         "## Mapping",
-        _mapping_section(report),
+        *_mapping_section(report),
+        *of_mapping,
+        *_evidence_section(report),
         "## What is exact, what is modelled",
         _exact_or_modelled(report),
         "## Seconds per stage",
@@ -186,7 +201,7 @@ def _layer_table(report: Report) -> str:
     )
 
 
-def _mapping_section(report: Report) -> str:
+def _mapping_section(report: Report) -> list[str]:
     mapping = report["mapping"]
     rows = [
         ["chip", escape(mapping["chip"])],
@@ -194,9 +209,156 @@ def _mapping_section(report: Report) -> str:
         ["cores", f"{mapping['cores']:,} on {_plural(mapping['chips'], 'chip')}"],
         ["lower bound", f"{mapping['lower_bound']:,} cores, however the layers are cut (layers do not share a core)"],
     ]
+    traffic = mapping.get("traffic")
+    if traffic:
+        rows.append(["on the mesh, a step", f"{_three(traffic['hops'])} hops, {_three(traffic['largest_link'])} messages on the "
+            f"busiest link, {_three(traffic['between_chips'])} between chips"])  # fmt: skip
+        if traffic["busiest_core"]:
+            chip, core = traffic["busiest_core"]
+            operations = _three(traffic["busiest_operations"])
+            rows.append(["busiest core", f"{core} of chip {chip}: {operations} synaptic operations a step"])
+        rows.append(["energy of a step", _energy_line(mapping.get("energy"))])
+    parts = [_table(["", ""], rows, "ll"), f"These numbers are **{STATEMENT}**."]
+    if mapping.get("core_use"):
+        parts[-1] += " Every core with all that it uses: cores.csv; every layer: layers.csv."
+    tables = (
+        ("compared", "Side by side", compared_table),
+        ("widths", "Pruned to good widths", _widths_table),
+        ("synapses", "Synapses", _synapse_table),
+        ("what_if", "What if", _what_if_table),
+    )
+    for key, title, table in tables:
+        if mapping.get(key):
+            parts += [f"### {title}", table(mapping[key])]
+    return parts
+
+
+def _energy_line(energy: Mapping[str, Any] | None) -> str:
+    if energy is None:
+        return "not given: no energy per operation of this chip is public"
+    ranges = [" to ".join(_three(end) for end in energy[key]) for key in ("davies", "sana_fe")]
+    static = _three(energy["static_milliwatts"])
+    sources = "; ".join(escape(source) for source in energy["sources"])
+    return f"{ranges[0]} nJ (Davies) or {ranges[1]} nJ (SANA-FE), and about {static} mW all the time; {sources}"
+
+
+def compared_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Networks side by side as a Markdown table; changes are against the first one.
+
+    Args:
+        rows: as :class:`mapping.details.Compared` in plain data.
+    """
+    first = rows[0]
+    table = []
+    for row in rows:
+        if row["cores"] is None:
+            table.append(
+                [escape(row["name"]), "does not fit", NONE, f"{row['lower_bound']:,}", f"{row['neurons']:,}", NONE, NONE]
+            )
+            continue
+        change = NONE
+        if first["synapse_words"] and row is not first:
+            change = f"{100 * (row['synapse_words'] / first['synapse_words'] - 1):+.0f} %"
+        counts = (row["cores"], row["chips"], row["lower_bound"], row["neurons"], row["synapse_words"])
+        table.append([escape(row["name"]), *(f"{count:,}" for count in counts), change])
+    head = ["network", "cores", "chips", "at least", "neurons", "synapse words", "words against the first"]
+    return _table(head, table, "lrrrrrr")
+
+
+def compared_markdown(made: Mapping[str, Any]) -> str:
+    """Networks side by side as a Markdown page of its own: all of them, and their layers.
+
+    Args:
+        made: ``chip``, ``profile``, ``networks`` (as for :func:`compared_table`) and ``evidence``.
+    """
+    networks = made["networks"]
+    names = list(dict.fromkeys(layer[0] for row in networks for layer in row["layers"]))
+    table = []
+    for name in names:
+        cells = []
+        for row in networks:
+            found = next((layer for layer in row["layers"] if layer[0] == name), None)
+            cells.append(NONE if found is None else f"{found[1]:,} / {found[2]:,} / {found[3]:,}")
+        table.append([escape(name), *cells])
+    head = ["layer", *(escape(row["name"]) for row in networks)]
+    assumed = [f"- {escape(line)}" for line in made["evidence"] if "assumed legal" in line]
+    parts = [
+        f"# Cores and synapse words on {escape(made['profile'])}",
+        compared_table(networks),
+        "*At least: a lower bound of the cores. Words: of 64 bits, over all cores. A network at other bits is the same shapes with "
+        "weights of so many stored bits; only shapes and bits count.*",
+        "Channels (dense: neurons) / cores / synapse words of each layer:",
+        _table(head, table, "l" + "r" * len(networks)),
+        "\n".join([f"These numbers are **{STATEMENT}**.", *assumed]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _widths_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = []
+    for row in rows:
+        words = _change(row["words_asked"], row["words_taken"])
+        cores = _change(row["cores_asked"], row["cores_taken"])
+        counts = (str(row[key]) for key in ("width", "asked", "taken"))
+        table.append([escape(row["name"]), *counts, words, cores, escape(row["why"])])
+    sums = [[sum(row[f"{key}_{when}"] for row in rows) for when in ("asked", "taken")] for key in ("words", "cores")]
+    table.append(["**total**", "", "", "", *(_change(*pair) for pair in sums), ""])
+    head = ["layer", "channels", "asked for", "taken", "synapse words", "cores", "why"]
+    return f"{_table(head, table, 'lrrrrrl')}\n\n*Words and cores: with all widths as asked for → as taken, at the bits before pruning.*"
+
+
+def _synapse_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    keys = ("logical", "nonzero", "unique", "words")
+    table = [
+        [
+            escape(row["name"]),
+            *(f"{row[key]:,}" for key in keys),
+            _three(row["sharing_ratio"]),
+            _three(row["overhead"]),
+            f"{row['saved_by_pruning']:,}",
+            f"{row['saved_by_quantisation']:,}",
+        ]
+        for row in rows
+    ]
+    sums = (sum(row[key] for row in rows) for key in (*keys, "saved_by_pruning", "saved_by_quantisation"))
+    *four, pruning, quantisation = (f"**{value:,}**" for value in sums)
+    table.append(["**total**", *four, "", "", pruning, quantisation])
+    head = ["layer", "connections", "not 0", "stored weights", "words", "sharing", "overhead", "saved by pruning", "by bits"]
+    return (
+        f"{_table(head, table, 'lrrrrrrrr')}\n\n*Connections: synapses, zeros included; stored weights: those that are not 0, once "
+        "each; words: of 64 bits, on all cores; sharing: connections per stored weight; overhead: bits of memory per bit of stored "
+        "weight; saved: words against the unpruned network at 8 bits, each layer on one core.*"
+    )
+
+
+def _what_if_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = []
+    for row in rows:
+        good = [n for n in row["good_widths"] if n < row["width"]][-5:]
+        nearest = ", ".join(map(str, reversed(good))) or NONE
+        steps = (_or_none(row.get(key)) for key in ("next_width_words", "next_width_cores"))
+        table.append(
+            [escape(row["name"]), str(row["bits"]), _by_bits(row["cores_by_bits"]), f"{row['width']:,}", *steps, nearest]
+        )
+    head = ["layer", "bits", "cores at other bits", "channels", "fewer words at", "fewer cores at", "good widths below"]
+    note = (
+        "*Each layer by itself. Fewer at: the next smaller number of channels that saves. Good widths: every larger one costs more "
+        "words or cores; on Loihi 2 lists are cut into powers of two, so that fewer channels can cost more than a good width.*"
+    )
+    return f"{_table(head, table, 'lrlrrrl')}\n\n{note}"
+
+
+def _by_bits(cores: Mapping[str, int | None]) -> str:
+    """Such as "1 up to 4 bits, 2 up to 8"."""
+    runs = [(count, list(same)[-1]) for count, same in groupby(sorted(map(int, cores)), key=lambda bits: cores[str(bits)])]
+    shown = [f"{'none' if count is None else f'{count:,}'} up to {bits}" for count, bits in runs]
+    return ", ".join([f"{shown[0]} bits", *shown[1:]]) if shown else NONE
+
+
+def _evidence_section(report: Report) -> list[str]:
     evidence = []
     tags: Counter[str] = Counter()
-    for line in mapping["evidence"]:
+    for line in report["mapping"]["evidence"]:
         found = _EVIDENCE.fullmatch(line)
         if found:
             tags[found["tag"]] += 1
@@ -204,16 +366,12 @@ def _mapping_section(report: Report) -> str:
         elif line != STATEMENT:
             evidence.append([NONE, NONE, NONE, escape(line)])
     counts = ", ".join(f"{n} {tag}" for tag, n in sorted(tags.items(), key=lambda item: (-item[1], item[0])))
-    return "\n\n".join(
-        [
-            _table(["", ""], rows, "ll"),
-            f"These numbers are **{STATEMENT}**.",
-            f"### Evidence\n\nThe constants behind them{f' ({counts})' if counts else ''}. "
-            "Tags: published = paper or vendor brief, source = public source code or printed by the vendor's tools, "
-            "inferred = fitted to what those tools printed, assumed = ours.",
-            _table(["constant", "value", "tag", "where from"], evidence, "lrll"),
-        ]
-    )
+    return [
+        f"### Evidence\n\nThe constants behind them{f' ({counts})' if counts else ''}. "
+        "Tags: published = paper or vendor brief, source = public source code or printed by the vendor's tools, "
+        "inferred = fitted to what those tools printed, assumed = ours.",
+        _table(["constant", "value", "tag", "where from"], evidence, "lrll"),
+    ]
 
 
 _TAG = r"\[(?P<tag>published|source|inferred|assumed)\]"
@@ -324,7 +482,10 @@ def check(report: object) -> None:
     {``value`` 0..1, ``n``, ``interval`` [low, high]}} with the stages of :data:`STAGES` that were run, ``size_mb`` {``float``,
     ``deployed``}, ``synaptic_ops``, ``layers`` [{``name``, ``type``, ``shape``, ``channels_before``, ``channels_after``,
     ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1, ``cores``, ``synapse_words`` over all its cores,
-    ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``},
+    ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and
+    maybe ``layers`` (:class:`mapping.utilisation.LayerUse`), ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``,
+    ``what_if`` (:func:`mapping.details.describe`), ``pareto`` (:func:`mapping.details.front_rows`), ``compared``
+    (:class:`mapping.details.Compared`), ``widths`` (:class:`mapping.widths.WidthChoice`)},
     ``seconds`` {stage: s}.  May be absent or null: ``ties``, ``agreement`` {``samples``, ``spikes_compared``,
     ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``, ``voltages_compared``, ``voltage_mismatches``},
     ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``, ``layers``}.  Other keys are allowed.
@@ -388,6 +549,35 @@ def _schema(value: object, where: str) -> None:
         raise _refuse(where, value, f"{SCHEMA}, the one that this version reads")
 
 
+def _difference(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > MAX_COUNT:
+        raise _refuse(where, value, "a whole number (at most 2**53)")
+
+
+def _core(value: object, where: str) -> None:
+    _keys(
+        {key: _count for key in ("chip", "core", "x", "y", "neurons")}
+        | {"slices": _text}
+        | {key: _number for key in ("operations", "spikes_in", "spikes_out")}
+    )(value, where)
+    assert isinstance(value, dict)
+    _each(_number)({key: entry for key, entry in value.items() if str(key).startswith("percent_")}, where)
+
+
+def _traffic(value: object, where: str) -> None:
+    _keys(
+        {"populations": _list_of(_text, 0, MAX_LAYERS)}
+        | {key: _number for key in ("hops", "largest_link", "between_chips", "busiest_operations")}
+        | {
+            "busiest_core": _or_null(_list_of(_count, 2, 2)),
+            "messages": _list_of(_list_of(_number, 0, MAX_LAYERS), 0, MAX_LAYERS),
+        }
+    )(value, where)
+    assert isinstance(value, dict)
+    size = len(value["populations"])
+    _list_of(_list_of(_number, size, size), size, size)(value["messages"], f"{where}.messages")
+
+
 def _or_null(inner: _Check) -> _Check:
     def run(value: object, where: str) -> None:
         if value is not None:
@@ -438,6 +628,58 @@ def _keys(needed: Mapping[str, _Check], optional: Mapping[str, _Check] | None = 
 _ACCURACY = _keys({"value": _share, "n": _positive, "interval": _list_of(_share, 2, 2)})
 _AGREEMENT_MORE = ("simulated_samples", "lava_samples", "voltages_compared", "voltage_mismatches")
 _USE = {"cores": _count, "synapse_words": _count}
+_RANGE = _list_of(_number, 2, 2)
+_MAPPING_DETAILS = {
+    "layers": _list_of(
+        _keys(
+            {"name": _text, "cores": _count, "percent": _each(_list_of(_number, 3, 3))}
+            | {key: _count for key in ("neurons_mean", "synapse_words", "axon_in", "axon_map")},
+            {"binding": _text, "binding_percent": _number, "pool_percent": _number},
+        ),
+        1,
+        MAX_LAYERS,
+    ),
+    "core_use": _list_of(_core, 0, MAX_CORES),
+    "mesh": _keys({key: _positive for key in ("cores_per_chip", "cores_per_tile", "width")}),
+    "synapses": _list_of(
+        _keys(
+            {"name": _text}
+            | {key: _count for key in ("logical", "nonzero", "unique", "words")}
+            | {key: _number for key in ("sharing_ratio", "overhead")}
+            | {key: _difference for key in ("saved_by_pruning", "saved_by_quantisation")}
+        ),
+        0,
+        MAX_LAYERS,
+    ),
+    "traffic": _traffic,
+    "energy": _keys({"davies": _RANGE, "sana_fe": _RANGE, "static_milliwatts": _number, "sources": _list_of(_text, 0, 9)}),
+    "what_if": _list_of(
+        _keys(
+            {"name": _text, "width": _count, "bits": _count, "cores_by_bits": _each(_or_null(_count))}
+            | {"good_widths": _list_of(_count, 0, 1 << 20)},
+            {"next_width_words": _count, "next_width_cores": _count},
+        ),
+        0,
+        MAX_LAYERS,
+    ),
+    "pareto": _list_of(_keys({"cores": _count, "messages": _number, "operations": _number}), 0, 10_000),
+    "compared": _list_of(
+        _keys(
+            {"name": _text, "lower_bound": _count, "neurons": _count}
+            | {key: _or_null(_count) for key in ("cores", "chips", "synapse_words")}
+        ),
+        0,
+        1000,
+    ),
+    "widths": _list_of(
+        _keys(
+            {"name": _text, "why": _text}
+            | {key: _count for key in ("width", "asked", "taken", "words_asked", "words_taken", "cores_asked", "cores_taken")}
+        ),
+        0,
+        MAX_LAYERS,
+    ),
+}
 _REPORT = _keys(
     {
         "schema": _schema,
@@ -480,7 +722,8 @@ _REPORT = _keys(
                 "verdict": _text,
                 "lower_bound": _count,
                 "evidence": _list_of(_text, 1, 1000),
-            }
+            },
+            _MAPPING_DETAILS,
         ),
         "seconds": _each(_number),
     },
@@ -599,3 +842,37 @@ def _stem(path: str) -> str:
 
 def _link(path: str) -> str:
     return plain(path, 1000).replace("<", "%3C").replace(">", "%3E").replace("\\", "/")
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of plain data as CSV: a list is joined by x, a table spread over columns (``percent_neurons_mean``, ``_min``, ``_max``).
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    flat = [_flat(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            for name, entry in value.items():
+                flat |= {
+                    f"{key}_{name}_{end}": _six(number) for end, number in zip(("mean", "min", "max"), entry, strict=True)
+                }
+        elif isinstance(value, list | tuple):
+            flat[key] = "x".join(map(str, value))
+        else:
+            formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+            flat[key] = f"'{value}" if formula else _six(value)
+    return flat
+
+
+def _six(value: Any) -> Any:
+    """A number with a fraction in six digits, anything else as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else value

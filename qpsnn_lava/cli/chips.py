@@ -11,11 +11,13 @@ import typer
 from rich.markup import escape
 
 from netx_export.errors import CapacityError, ConfigError
-from qpsnn_lava.cli.console import JsonFlag, NetFile, columns, print_json, screen
+from qpsnn_lava.cli.console import JsonFlag, columns, print_json, screen
 
 
 def map_network(
-    file: NetFile,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.net...", help="Netx files; several are compared.", show_default=False)
+    ],
     chip: Annotated[str | None, typer.Option(help="Name or TOML file of the chip (default: loihi2).")] = None,
     board: Annotated[str | None, typer.Option(help="Name of a board; it brings its chip and their number.")] = None,
     limit: Annotated[list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Replace one limit.")] = None,
@@ -28,30 +30,38 @@ def map_network(
     sparse: Annotated[bool, typer.Option("--sparse", help="Dense layers without their zeros.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Recount everything independently.")] = False,
     place: Annotated[bool, typer.Option("--place", help="Also seat the cores on the mesh and count hops.")] = False,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Also the front of cores, traffic and busiest core.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the placement.")] = 0,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="mapping.json, layers.csv and cores.csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="mapping.json, layers.csv, cores.csv, plots.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Map a netx file onto a chip's cores (exit code 2 where it does not fit)."""
+    """Map a netx file onto a chip's cores (exit code 2 where it does not fit); with several files, compare what they take."""
     import time
 
     import mapping
+    from mapping.details import traffic
     from netx_export import hdf5
 
-    network = hdf5.read(file)
     if board is not None:
         found = mapping.load_board(board, profile=chip, limits=limits_of(limit))
         target, room = found.chip, chips or found.chips
     else:
         target, room = mapping.load_chip(chip or "loihi2", limits=limits_of(limit)), chips or 1
+    target = mapping.allow(target, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse)
+    if len(files) > 1:
+        if check or place or pareto or objective != "cores":
+            raise ConfigError("--check, --place, --pareto and --objective are of one file; give one FILE.net.")
+        _compare(files, target, out, as_json)
+        return
+    network = hdf5.read(files[0])
     start = time.perf_counter()
     try:
-        placed = mapping.map_network(
-            network, target, free_tiles=free_tiles, share_cores=share_cores, sparse=sparse, objective=objective
-        )
+        placed = mapping.map_network(network, target, objective=objective)
     except CapacityError as error:  # not even one neuron of a layer fits a core
         if as_json:
-            print_json(error.partial or {"chip": target.name, "profile": target.profile, "fits": False, "verdict": str(error)})
+            print_json({**(error.partial or {}), "seconds": time.perf_counter() - start})
         raise
     used = mapping.utilisation(network, placed, chips=room).to_dict()
     used["seconds"] = time.perf_counter() - start
@@ -61,14 +71,61 @@ def map_network(
         seated = mapping.place(network, placed, seed=seed)
         placed = seated.mapping
         used["routing"] = {**asdict(seated.routing), "snake_hops": seated.snake.hops}
+    used["messages"] = sum(map(sum, traffic(network, placed).messages))
+    used["assumed_rate"] = mapping.ASSUMED_RATE
+    if pareto:
+        used["pareto"] = mapping.front_rows(mapping.front(network, placed.chip))
     if out is not None:
-        _write_mapping(out, used, placed, [row.to_row() for row in mapping.core_rows(network, placed)])
+        _write_mapping(out, used, placed, mapping.describe(network, placed))
     if as_json:
         print_json(used)
     else:
         _print_mapping(used)
     if not used["fits"]:
         raise CapacityError(used["verdict"])
+
+
+def _compare(files: list[Path], chip: Any, out: Path | None, as_json: bool) -> None:
+    """Several files side by side, and the first at 8 bits before them where it has fewer."""
+    import mapping
+    from netx_export import hdf5
+    from netx_export.atomic import write_text
+    from qpsnn_lava.report import compared_markdown
+
+    labels = _labels(files)
+    variants = {label: mapping.plan_layers(hdf5.read(file)) for label, file in zip(labels, files, strict=True)}
+    wide = tuple(mapping.at_bits(layer, 8) for layer in variants[labels[0]])
+    if wide != variants[labels[0]]:
+        variants = {f"{labels[0]}, at 8 bits": wide, **variants}
+    rows = [asdict(row) for row in mapping.compare(variants, chip)]
+    made = {"chip": chip.name, "profile": chip.profile, "networks": rows, "evidence": list(chip.evidence)}
+    if out is not None:
+        write_text(out / "mapping.json", json.dumps(made, indent=1) + "\n")
+        write_text(out / "mapping.md", compared_markdown(made))
+    if as_json:
+        print_json(made)
+    else:
+        table = columns("network", "cores", "at least", "neurons", "words", left=["network"])
+        for row in rows:
+            numbers = (row["cores"], row["lower_bound"], row["neurons"], row["synapse_words"])
+            table.add_row(escape(row["name"]), *("no fit" if n is None else f"{n:,}" for n in numbers))
+        console = screen()
+        console.print(table)
+        console.print(f"[dim]{escape(chip.profile)}; words: synapse words of 64 bits over all cores[/]")
+        console.print(f"[dim]{escape(chip.evidence[0])}[/]")
+    wrong = [row for row in rows if row["error"]]
+    if wrong:
+        raise CapacityError(f"{wrong[0]['name']}: {wrong[0]['error']}")
+
+
+def _labels(files: list[Path]) -> list[str]:
+    """The ends of the paths, as many parts as it takes to tell them apart."""
+    if len(set(files)) < len(files):
+        raise ConfigError("a file is named twice; give each once.")
+    parts = 1
+    while len({file.parts[-parts:] for file in files}) < len(files):
+        parts += 1
+    return ["/".join(file.parts[-parts:]) for file in files]
 
 
 def chips(
@@ -121,31 +178,40 @@ def _print_mapping(used: dict[str, Any]) -> None:
         table.add_row(escape(row["name"]), tile, *(f"{n:,}" for n in numbers), binding)
     console = screen()
     console.print(table)
-    console.print("[dim]tile (C x H x W), neurons, axons in and words: of a layer's largest core[/]")
+    console.print("[dim]tile (C x H x W), neurons: of the largest core; axons in, words: mean[/]")
     console.print(f"\n{escape(used['verdict'])}")
     console.print(f"lower bound {used['lower_bound']} cores")
+    console.print(
+        f"traffic: {used['messages']:,.0f} spikes a step arrive at cores [dim](assumed: {used['assumed_rate']} a neuron)[/]"
+    )
     if "routing" in used:
         hops, snake = used["routing"]["hops"], used["routing"]["snake_hops"]
         console.print(f"placed on the mesh: {hops:,.0f} hops a step (in the order of the layers: {snake:,.0f})")
+    if "pareto" in used:
+        _print_front(used["pareto"])
     for line in used["evidence"]:
         if "assumed legal" in line:
             console.print(f"[yellow]{escape(line)}[/]")
     console.print(f"[dim]{escape(used['evidence'][0])}[/]")
 
 
-def _write_mapping(folder: Path, used: dict[str, Any], placed: Any, cores: list[dict[str, Any]]) -> None:
-    import csv
-    import io
+def _print_front(plans: list[dict[str, float]]) -> None:
+    table = columns("cores", "messages", "busiest core", left=[])
+    for plan in plans:
+        table.add_row(f"{plan['cores']:,}", f"{plan['messages']:,.0f}", f"{plan['operations']:,.0f}")
+    console = screen()
+    console.print("\nNone of these beats another in all three (one slice a core):")
+    console.print(table)
+    console.print("[dim]messages: spikes that arrive at cores, a step; busiest core: its synaptic operations, a step[/]")
 
+
+def _write_mapping(folder: Path, used: dict[str, Any], placed: Any, details: dict[str, Any]) -> None:
     from netx_export.atomic import write_text
+    from qpsnn_lava.plots import save_mapping
+    from qpsnn_lava.report import csv_table
 
-    def table(rows: list[dict[str, Any]]) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    write_text(folder / "mapping.json", json.dumps({"utilisation": used, "mapping": placed.to_dict()}, indent=1) + "\n")
-    write_text(folder / "layers.csv", table(used["layers"]))
-    write_text(folder / "cores.csv", table(cores))
+    made = {"utilisation": used, "details": details, "mapping": placed.to_dict()}
+    write_text(folder / "mapping.json", json.dumps(made, indent=1) + "\n")
+    write_text(folder / "layers.csv", csv_table(used["layers"]))
+    write_text(folder / "cores.csv", csv_table(details["core_use"]))
+    save_mapping({**used, **details}, folder)

@@ -2,16 +2,30 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from mapping.chip import load_chip
-from mapping.details import bound, core_rows, energy, front, synapse_numbers, traffic, what_if
+from mapping.chip import allow, load_chip
+from mapping.cost import plan_layers
+from mapping.details import (
+    bound,
+    compare,
+    core_rows,
+    describe,
+    energy,
+    front,
+    front_rows,
+    synapse_numbers,
+    traffic,
+    what_if,
+)
 from mapping.mapper import map_network
 from mapping.mapping import Mapping
 from mapping.placement import place
 from mapping.utilisation import partial_utilisation, utilisation
+from mapping.widths import at_bits
 from netx_export.errors import CapacityError, ConfigError
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection
 from netx_export.simulate import fan_out
@@ -133,6 +147,46 @@ def test_front_and_bound() -> None:
     chip = load_chip("loihi2", {"neurons": 90})
     plans = front(network(), chip, RATE)
     assert plans[0].cores == len(map_network(network(), chip).cores) >= bound(network(), chip)
+
+
+def test_all_of_it_as_plain_data() -> None:
+    net, mapping = network(), mapped("loihi1")
+    found = describe(net, mapping, RATE, network(channels=16))
+    assert json.loads(json.dumps(found)) == found
+    assert list(found) == ["core_use", "mesh", "synapses", "traffic", "energy", "what_if"]
+    assert found["core_use"] == [row.to_row() for row in core_rows(net, mapping, RATE)]
+    assert found["mesh"] == {"cores_per_chip": 128, "cores_per_tile": 4, "width": 8}
+    assert found["synapses"] == [asdict(row) for row in synapse_numbers(net, mapping, network(channels=16))]
+    assert found["traffic"]["messages"][1][2] == traffic(net, mapping, RATE).messages[1][2]
+    assert found["energy"]["davies"] == list(energy(net, mapping, RATE).davies)  # type: ignore[union-attr]
+    assert found["what_if"][0]["cores_by_bits"]["4"] == what_if(net, mapping.chip)[0].cores_by_bits[4]
+    assert describe(net, mapped("loihi2"), RATE)["energy"] is None
+    plans = front(net, load_chip("loihi2"), RATE)
+    assert front_rows(plans)[0] == {"cores": plans[0].cores, "messages": plans[0].messages, "operations": plans[0].operations}
+
+
+@pytest.mark.parametrize(("free", "share"), [(False, False), (True, True)])
+def test_networks_side_by_side_are_those_mapped_one_by_one(free: bool, share: bool) -> None:
+    chip = allow(load_chip("loihi2", {"neurons": 90, "synapse_words": 2500}), free_tiles=free, share_cores=share)
+    wide, narrow = network(channels=16, bits=8), network(channels=6)
+    at_eight = [at_bits(layer, 8) for layer in plan_layers(network(channels=16))]
+    variants = {"8 bits": at_eight, "wide": plan_layers(wide), "narrow": plan_layers(narrow)}
+    rows = compare(variants, chip)
+    assert [row.name for row in rows] == list(variants)
+    for row, net in zip(rows, (wide, wide, narrow), strict=True):  # the shapes at 8 bits cost what the network of 8 bits does
+        use = utilisation(net, map_network(net, chip))
+        assert (row.cores, row.chips, row.lower_bound, row.neurons) == (use.cores, use.chips, use.lower_bound, use.neurons)
+        assert row.synapse_words == use.synapse_words and row.error is None
+        mapped_layers = [(r.name, r.shape[0], r.cores, r.synapse_words_total) for r in use.layers if r.cores]
+        assert list(row.layers) == mapped_layers or share  # with shared cores a layer has several slices on a core
+    assert rows[2].synapse_words < rows[1].synapse_words  # type: ignore[operator]
+
+
+def test_one_that_does_not_fit_stands_beside_the_others() -> None:
+    rows = compare({"a": plan_layers(network()), "b": plan_layers(network(channels=4))}, load_chip("loihi2", {"axon_in": 400}))
+    assert rows[0].cores is None and rows[0].synapse_words is None and rows[0].layers == ()
+    assert rows[0].error is not None and "out: one neuron needs 486 axon_in, a core of loihi2 has 400" in rows[0].error
+    assert rows[1].error is None and rows[1].cores is not None and rows[1].cores >= rows[1].lower_bound
 
 
 def test_a_network_that_does_not_fit_says_what_is_known() -> None:

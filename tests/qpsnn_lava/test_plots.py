@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle, StepPatch
 
+import mapping
 from netx_export.errors import FormatError, RunError
 from netx_export.network import MAX_THRESHOLD, Conv, Dense, Integrator, Lif, Network, Population, Projection
 from qpsnn_lava import plots
@@ -230,12 +232,151 @@ def test_contradicting_scores_are_refused_before_anything_is_written(entry: Any,
     assert list(tmp_path.iterdir()) == []
 
 
+# --- the mapping
+
+
+def mapped(
+    chip: str = "loihi2", share: bool = False, names: tuple[str, ...] = ("conv1", "conv2", "dense"), **limits: int
+) -> Any:
+    """``mapping`` of a report, of the network above on a chip that may be small."""
+    net = network(names)
+    found = mapping.allow(mapping.load_chip(chip, limits), free_tiles=share, share_cores=share)
+    placed = mapping.place(net, mapping.map_network(net, found)).mapping
+    details = {
+        **mapping.describe(net, placed),
+        "pareto": mapping.front_rows(mapping.front(net, found)),
+        "layers": mapping.utilisation(net, placed).to_dict()["layers"],
+        "chip": chip,
+    }
+    return json.loads(json.dumps(details))
+
+
+def images(figure: Figure) -> dict[str, np.ndarray[Any, Any]]:
+    """Title of each panel with an image -> its values, nan for empty cells."""
+    shown = [(axes.get_title("left") or axes.get_title(), axes.images) for axes in figure.axes if axes.images]
+    return {title: np.ma.filled(found[0].get_array().astype(float), np.nan) for title, found in shown}
+
+
+def test_every_core_stands_at_its_place_on_the_mesh() -> None:
+    data = mapped(neurons=20)
+    figure = plots.mesh_figure(data)
+    assert figure is not None
+    panels = images(figure)
+    assert [title.split(":")[0] for title in panels] == [
+        *("neurons", "axon in", "axon map", "synapse words", "pool", "synaptic operations")
+    ]
+    for title, image in panels.items():
+        assert image.shape == (8, 16)  # 8 x 4 tiles of 2 x 2 cores
+        key = title.split(":")[0].replace(" ", "_")
+        busiest = max(row["operations"] for row in data["core_use"])
+        for row in data["core_use"]:
+            below, right = divmod(row["core"] % 4, 2)
+            value = 100 * row["operations"] / busiest if key == "synaptic_operations" else row[f"percent_{key}"]
+            assert image[2 * row["y"] + below, 2 * row["x"] + right] == pytest.approx(value)
+        assert np.isfinite(image).sum() == len(data["core_use"]) > 10
+    assert f"{len(data['core_use'])} cores on 1 chip of loihi2" in texts(figure)
+
+
+def test_several_chips_stand_side_by_side_and_too_many_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = mapped(neurons=20, cores_per_chip=4)
+    chips = len({row["chip"] for row in data["core_use"]})
+    assert chips > 2
+    figure = plots.mesh_figure(data)
+    assert figure is not None
+    written = texts(figure)
+    assert all(f"chip {i}" in written for i in range(chips)) and f"on {chips} chips of loihi2" in written
+    assert all(np.isfinite(image).sum() == len(data["core_use"]) for image in images(figure).values())
+    monkeypatch.setattr(plots, "MAX_CHIPS", 2)
+    figure = plots.mesh_figure(data)
+    assert figure is not None and "(the first 2 chips)" in texts(figure) and "chip 2" not in texts(figure)
+
+
+def test_shared_cores_show_their_neuron_groups() -> None:
+    figure = plots.mesh_figure(mapped(share=True))
+    assert figure is not None and "neuron groups: at most" in texts(figure)
+
+
+def test_the_parts_of_the_pool_add_up() -> None:
+    data = mapped()
+    figure = plots.use_figure(data)
+    assert figure is not None
+    layers = [row for row in data["layers"] if row["cores"]]
+    widths = np.array(bars(figure.axes[0])).reshape(-1, len(layers))  # parts, layers
+    assert widths.sum(0) == pytest.approx([row["pool_percent"] for row in layers])
+    parts = np.array([[row[part] for row in layers] for part in plots.POOL_PARTS])
+    assert widths * parts.sum(0) == pytest.approx(parts * widths.sum(0))
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [f"{row['name']} ({row['cores']})" for row in layers]
+    assert "synapse words" in texts(figure)
+
+
+def test_a_chip_without_a_pool_has_a_panel_per_resource() -> None:
+    data = mapped("loihi1", neurons=40)
+    figure = plots.use_figure(data)
+    assert figure is not None
+    assert [axes.get_title("left") for axes in figure.axes] == ["neurons", "axon in", "axon out", "synapse words"]
+    layers = [row for row in data["layers"] if row["cores"]]
+    for axes, resource in zip(figure.axes, ("neurons", "axon_in", "axon_out", "synapse_words"), strict=True):
+        assert bars(axes) == pytest.approx([row["percent"][resource][0] for row in layers])
+
+
+def test_the_traffic_matrix_is_that_of_the_mapping() -> None:
+    data = mapped()
+    figure = plots.traffic_figure(data)
+    assert figure is not None
+    (image,) = images(figure).values()
+    expected = np.array(data["traffic"]["messages"])
+    assert np.array_equal(np.nan_to_num(image), expected) and np.isnan(image[expected == 0]).all()
+    shown = sorted(float(t.get_text()) for t in figure.axes[0].texts)
+    assert shown == pytest.approx(sorted(expected[expected > 0]), rel=0.05)
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["input", "conv1", "conv2", "dense"]
+
+
+def test_the_front_has_a_point_for_each_plan() -> None:
+    data = mapped(neurons=20)
+    figure = plots.pareto_figure(data)
+    assert figure is not None
+    points, ring = figure.axes[0].collections
+    found = [[plan["cores"], plan["messages"]] for plan in data["pareto"]]
+    assert np.asarray(points.get_offsets()).tolist() == found and len(found) > 1
+    assert np.asarray(points.get_array()).tolist() == [plan["operations"] for plan in data["pareto"]]
+    assert np.asarray(ring.get_offsets()).tolist() == [min(found)]
+    assert f"{len(found)} cuts" in texts(figure) and "fewest cores" in texts(figure)
+
+
+def test_a_mapping_without_details_has_no_pictures(tmp_path: Path) -> None:
+    assert plots.save_mapping({"chip": "loihi2"}, tmp_path) == []
+    silent = mapped()
+    silent["traffic"]["messages"] = np.zeros((4, 4)).tolist()
+    for row in silent["core_use"]:
+        row["operations"] = 0.0
+    figure = plots.mesh_figure(silent)
+    assert plots.traffic_figure(silent) is None and figure is not None and "operations" not in texts(figure)
+
+
+def test_hostile_names_on_the_pictures_of_a_mapping(tmp_path: Path) -> None:
+    data = mapped(names=(HOSTILE, "$$", "\\$x_{1}$" + HOSTILE))
+    data["chip"] = HOSTILE
+    written = plots.save_mapping(data, tmp_path)
+    assert [path.name for path in written] == ["mesh.png", "use.png", "traffic.png", "pareto.png"]
+    for path in written:
+        image = imread(path)
+        assert image.shape[0] > 150 and image.shape[1] > 500 and np.ptp(image[..., :3]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.123, "0.12"), (9.5, "9.5"), (120.4, "120"), (999.6, "1k"), (12_345, "12.3k"), (2.5e6, "2.5M")],
+)
+def test_numbers_on_pictures_are_short(value: float, text: str) -> None:
+    assert plots._short(value) == text
+
+
 # --- all of them
 
 
 def test_save_all_writes_four_pictures(tmp_path: Path) -> None:
     written = plots.save_all(report(), network(), SCORES, tmp_path / "plots")
-    assert [path.name for path in written] == ["weights.png", "firing.png", "cores.png", "scores.png"]
+    assert [path.name for path in written] == ["weights.png", "firing.png", "cores.png", "scores.png"]  # none of a mapping
     assert sorted(written) == sorted((tmp_path / "plots").iterdir())  # no temporary file stays
     for path in written:
         image = imread(path)

@@ -1,17 +1,32 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 import math
 import re
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 
+import mapping
 from mapping import STATEMENT, load_chip
 from netx_export.errors import FormatError
-from netx_export.network import MAX_THRESHOLD
-from qpsnn_lava.report import check, escape, markdown, plain, summary
+from netx_export.network import MAX_THRESHOLD, Conv, Dense, Lif, Network, Population, Projection
+from qpsnn_lava.report import (
+    NONE,
+    check,
+    compared_markdown,
+    compared_table,
+    csv_table,
+    escape,
+    markdown,
+    plain,
+    summary,
+)
 from qpsnn_lava.statistics import Accuracy
 
 
@@ -109,6 +124,38 @@ def sample() -> dict[str, Any]:
     return copy.deepcopy(report)
 
 
+def mapped(chip: str = "loihi2") -> dict[str, Any]:
+    """A report whose mapping has all the details, from a real network: 8 channels instead of 12, then 10 neurons."""
+
+    def network(channels: int) -> Network:
+        rng = np.random.default_rng(channels)
+        conv = Conv(rng.integers(-7, 8, (channels, 1, 3, 3)), padding=(1, 1))
+        dense = Dense(rng.integers(-7, 8, (10, 64 * channels)))
+        lif = Lif(4096, 1024, 25)
+        return Network(
+            (Population("input", (1, 8, 8)), Population("conv1", (channels, 8, 8), lif), Population("dense", (10,), lif)),
+            (Projection("input", "conv1", conv), Projection("conv1", "dense", dense)),
+        )
+
+    small, large, found = network(8), network(12), load_chip(chip)
+    placed = mapping.place(small, mapping.map_network(small, found)).mapping
+    layers = mapping.plan_layers(large)
+    details = {
+        **mapping.describe(small, placed, {"conv1": 0.25}, large),
+        "layers": mapping.utilisation(small, placed).to_dict()["layers"],
+        "pareto": mapping.front_rows(mapping.front(small, found)),
+        "compared": [asdict(row) for row in mapping.compare({"before": layers, "after": mapping.plan_layers(small)}, found)],
+        "widths": [asdict(row) for row in mapping.choose_widths(layers, found, {"conv1": 7})],
+    }
+    report = sample()
+    report["mapping"].update(json.loads(json.dumps(details)))
+    return report
+
+
+def section(text: str, title: str) -> str:
+    return text[text.index(f"### {title}\n") :].split("\n### ")[0]
+
+
 def cells(text: str, first: str) -> list[str]:
     """The cells of the table row that begins with ``first``."""
     row = next(line for line in text.splitlines() if line.startswith(f"| {first} |"))
@@ -156,6 +203,96 @@ def test_mapping_carries_the_statement_and_every_constant_with_its_tag() -> None
         row = cells(section, escape(entry.name))
         assert row[1:3] == [escape(f"{entry.value} {entry.unit}"), entry.tag]
         assert row[3] == escape(entry.source)
+
+
+@pytest.mark.parametrize("chip", ["loihi2", "loihi1"])
+def test_details_of_the_mapping(chip: str) -> None:
+    report = mapped(chip)
+    check(report)
+    text = markdown(report)
+    details = report["mapping"]
+    before, after = details["compared"]
+    beside = cells(section(text, "Side by side"), "after")
+    change = f"{100 * (after['synapse_words'] / before['synapse_words'] - 1):+.0f} %"
+    assert beside == [
+        "after",
+        *(f"{after[k]:,}" for k in ("cores", "chips", "lower_bound", "neurons", "synapse_words")),
+        change,
+    ]
+    (conv, dense) = details["synapses"]
+    row = cells(section(text, "Synapses"), "conv1")
+    assert row[1:5] == [f"{conv[key]:,}" for key in ("logical", "nonzero", "unique", "words")]
+    assert row[7:] == [f"{conv['saved_by_pruning']:,}", f"{conv['saved_by_quantisation']:,}"]
+    total = cells(section(text, "Synapses"), "**total**")
+    assert total[1] == f"**{conv['logical'] + dense['logical']:,}**" and total[7].strip("*").replace(",", "").isdigit()
+    assert cells(section(text, "What if"), "dense")[:2] == ["dense", "4"]
+    choice = details["widths"][0]
+    rounded = cells(section(text, "Pruned to good widths"), "conv1")
+    assert rounded[1:4] == ["12", "7", str(choice["taken"])] and rounded[6] == choice["why"]
+    assert cells(section(text, "Pruned to good widths"), "dense")[6] == "not pruned"
+    said = cells(text, "energy of a step")[1]
+    assert (
+        said.startswith("not given") if chip == "loihi2" else re.match(r"[\d.,]+ to [\d.,]+ nJ \(Davies\) or [\d.,]+ to", said)
+    )
+    assert "cores.csv" in text and "hops" in cells(text, "on the mesh, a step")[1]
+    assert "synaptic operations a step" in cells(text, "busiest core")[1]
+
+
+def test_a_report_without_details_has_none_of_their_tables() -> None:
+    text = markdown(sample())
+    assert not any(f"### {title}" in text for title in ("Side by side", "Synapses", "What if", "Pruned to good widths"))
+    assert "cores.csv" not in text and "energy of a step" not in text
+
+
+def test_pictures_of_the_mapping_stand_behind_its_tables() -> None:
+    text = markdown(mapped(), ["weights.png", "mesh.png"])
+    assert text.index("(<weights.png>)") < text.index("## Mapping") < text.index("### What if") < text.index("(<mesh.png>)")
+    assert text.index("(<mesh.png>)") < text.index("### Evidence")
+
+
+def test_cores_at_other_bits_are_told_in_runs() -> None:
+    report = mapped()
+    row = report["mapping"]["what_if"][0]
+    row.update(cores_by_bits={"1": 1, "2": 1, "3": 2, "4": 2, "5": 1, "6": 4, "8": None}, good_widths=[1, 2, 3, 4, 5, 6, 7, 8])
+    row.update(next_width_words=7, next_width_cores=None)
+    check(report)
+    table = cells(section(markdown(report), "What if"), "conv1")
+    assert table[2:] == ["1 up to 2 bits, 2 up to 4, 1 up to 5, 4 up to 6, none up to 8", "8", "7", NONE, "7, 6, 5, 4, 3"]
+
+
+def test_a_network_that_does_not_fit_beside_others() -> None:
+    rows = mapped()["mapping"]["compared"]
+    rows[1].update(cores=None, chips=None, synapse_words=None, layers=[], error="dense: one neuron needs 512 axon_in")
+    table = compared_table(rows)
+    assert cells(table, "after") == [
+        "after",
+        "does not fit",
+        NONE,
+        *(f"{rows[1][k]:,}" for k in ("lower_bound", "neurons")),
+        NONE,
+        NONE,
+    ]
+    page = compared_markdown(
+        {"profile": "loihi2 with *", "networks": rows, "evidence": ["tile = free [assumed] assumed legal"]}
+    )
+    assert page.startswith("# Cores and synapse words on loihi2 with \\*\n") and STATEMENT in page and "- tile = free" in page
+    conv = rows[0]["layers"][0]
+    assert cells(page, "conv1") == ["conv1", f"{conv[1]} / {conv[2]} / {conv[3]:,}", NONE]
+
+
+def test_csv_is_flat_and_runs_no_formula() -> None:
+    rows = mapped()["mapping"]
+    layers = list(csv.DictReader(io.StringIO(csv_table(rows["layers"]))))
+    assert [row["name"] for row in layers] == ["input", "conv1", "dense"] and layers[1]["tile"] == "8x8x8"
+    mean, least, most = rows["layers"][1]["percent"]["neurons"]
+    assert [float(layers[1][f"percent_neurons_{end}"]) for end in ("mean", "min", "max")] == pytest.approx(
+        [mean, least, most], rel=1e-5
+    )
+    assert layers[0]["percent_neurons_mean"] == ""  # the host's input takes no core
+    cores = list(csv.DictReader(io.StringIO(csv_table(rows["core_use"]))))
+    assert sum(int(row["used_synapse_words"]) for row in cores) == sum(row["words"] for row in rows["synapses"])
+    (row,) = csv.DictReader(io.StringIO(csv_table([{"name": "=1+1", "n": -3, "x": -0.5}])))
+    assert row == {"name": "'=1+1", "n": "-3", "x": "-0.5"}
 
 
 def test_evidence_that_cannot_be_parsed_is_still_shown() -> None:
@@ -268,6 +405,20 @@ def test_hostile_names_stay_text() -> None:
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}) == 1
     assert text.count("\n") == markdown(sample()).count("\n") + 2  # a stage and a constant more
+
+
+def test_hostile_names_in_the_details_stay_text() -> None:
+    report = mapped()
+    found = report["mapping"]
+    for row in (found["synapses"][0], found["what_if"][0], found["compared"][0], found["widths"][0]):
+        row["name"] = HOSTILE
+    found["widths"][0]["why"] = HOSTILE
+    check(report)
+    page = compared_markdown({"profile": HOSTILE, "networks": found["compared"], "evidence": [f"{HOSTILE} assumed legal"]})
+    for text in (markdown(report), page):
+        assert "<img" not in text and "\x1b" not in text and "$" not in text and "http://" not in text and "**b**" not in text
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in block.splitlines()}) == 1
 
 
 def test_escape_keeps_ordinary_names_readable() -> None:
@@ -391,6 +542,33 @@ def test_a_wrong_value_is_named(path: str, value: object, expected: str) -> None
     table, key = place(report, path)
     table[int(key) if key.isdigit() else key] = value
     with pytest.raises(FormatError, match=rf"^report\.json: {re.escape(path)} is .*; expected {expected}"):
+        check(report)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("mapping.layers[1].percent.neurons", [1, 2], None),
+        ("mapping.core_use[0].x", -1, "a whole number of at least 0"),
+        ("mapping.core_use[0].percent_neurons", "12", "a number of at least 0"),
+        ("mapping.core_use[0]", 7, "a table with chip, core, x, y, neurons"),
+        ("mapping.mesh.width", 0, "a whole number of at least 1"),
+        ("mapping.synapses[0].saved_by_pruning", 0.5, r"a whole number \(at most"),
+        ("mapping.traffic.hops", math.nan, "a number of at least 0"),
+        ("mapping.traffic.messages", [[1.0]], None),
+        ("mapping.energy", 5, "a table with davies, sana_fe"),
+        ("mapping.what_if[0].cores_by_bits", [1], "a table"),
+        ("mapping.pareto[0].cores", None, "a whole number"),
+        ("mapping.compared[0].cores", "6", "a whole number"),
+        ("mapping.widths[0].why", None, "a text"),
+    ],
+)
+def test_wrong_details_of_the_mapping_are_named(path: str, value: object, expected: str | None) -> None:
+    report = mapped()
+    table, key = place(report, path)
+    table[int(key) if key.isdigit() else key] = value
+    found = "has .* entries; expected" if expected is None else f"is .*; expected {expected}"
+    with pytest.raises(FormatError, match=rf"^report\.json: {re.escape(path)} {found}"):
         check(report)
 
 
