@@ -470,7 +470,7 @@ class _Engine:
         self.reset = reset
         self.path = path
         self.probed = probed
-        self.threads = threads if threads is not None else _cores()
+        self.threads = threads if threads is not None else cores()
         self.compiled = _is_compiled(network)
         self.kernels = None if path == "product" and not self.compiled else _kernels()
         self.plans: dict[bool, _Plan] = {}
@@ -567,7 +567,8 @@ def _blocks(batch: int, size: int) -> list[tuple[int, int]]:
     return [(a, min(a + size, batch)) for a in range(0, batch, size)]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system

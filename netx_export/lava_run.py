@@ -51,7 +51,7 @@ from netx_export import hdf5, lava_compat
 from netx_export.engine import products
 from netx_export.errors import ConfigError, MissingError, NetworkError, RunError
 from netx_export.integers import DECAY_ONE, SHIFT, STATE_LIMIT, IntArray, weight_format, wrap24
-from netx_export.network import Conv, Delta, Dense, Network, Projection, Sigma, SigmaDelta
+from netx_export.network import Conv, Delta, Dense, Integrator, Lif, Network, Projection, Sigma, SigmaDelta
 from netx_export.simulate import check_input, check_names
 
 MAX_GROUPS = 127  # beyond it Lava's convolution sums into 8-bit indices and answers wrongly, in silence
@@ -331,8 +331,16 @@ def check_stock_lava(network: Network, *, models: str = "stock") -> None:
         models: "stock", or "fast", which takes any number of groups.
 
     Raises:
-        NetworkError: more than 127 groups of a convolution, or a dense matrix that is not stored exactly.
+        NetworkError: more than 127 groups of a convolution, a dense matrix that is not stored exactly, or a bias beyond 16 bits.
     """
+    for population in network.populations:
+        if population.bias is not None and isinstance(population.neuron, Lif | Integrator):
+            least, most = int(population.bias.min()), int(population.bias.max())
+            if least < -MAX_BIAS - 1 or most > MAX_BIAS:
+                raise NetworkError(
+                    f"{population.name}: bias mantissas {least}..{most}; Lava cuts them to 16 bits ({-MAX_BIAS - 1}..{MAX_BIAS}), in "
+                    "silence. Rescale the layer, or simulate the network instead."
+                )
     for projection in network.projections:
         where, synapse = f"{projection.source} -> {projection.target}", projection.synapse
         if isinstance(synapse, Conv) and synapse.groups > MAX_GROUPS and models == "stock":

@@ -25,6 +25,7 @@ def probe(
     samples: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
     reset: Reset | None = WINDOW,
+    threads: int | None = None,
     max_memory: int = MAX_BYTES,
 ) -> dict[str, NDArray[Any]]:
     """Spikes, u, v and bias current of the populations asked for.
@@ -35,6 +36,7 @@ def probe(
         populations: names.
         samples, steps: indices into the batch and into time, in any order; None for all.
         reset: as there.
+        threads: number of threads; None for all cores.
         max_memory: bytes that the answer may take.
 
     Returns:
@@ -66,7 +68,8 @@ def probe(
         for kind in ("spikes", "u", "v") if network[name].neuron is not None else ("spikes",):
             answer[f"{name}.{kind}"] = np.zeros(shape, np.int32)
     for i, sample in enumerate(chosen if times else ()):
-        run = simulate_fast(network, frames[sample : sample + 1, ..., :longest], reset=reset, record=names, states=names)
+        shown = frames[sample : sample + 1, ..., :longest]
+        run = simulate_fast(network, shown, reset=reset, record=names, states=names, threads=threads)
         for name in names:
             answer[f"{name}.spikes"][i] = run.spikes[name][0][..., times]
             if network[name].neuron is not None:

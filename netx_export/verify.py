@@ -340,7 +340,7 @@ def _check(
         state = found
     for low in range(begin + state.done, end, batch):
         high = min(low + batch, end)
-        more = _compare(network, frames[low:high], ask(low, high), against, low)
+        more = compare(network, frames[low:high], ask(low, high), against, low)
         state = _Progress(key, shard, end - begin, high - begin, state.result + more)
         if results is not None:
             state.write(results)
@@ -351,8 +351,18 @@ def _check(
     return state.result
 
 
-def _compare(network: Network, frames: NDArray[np.integer[Any]], answers: Answers, against: str, offset: int) -> Verification:
-    """One batch; ``offset`` is the number of its first sample."""
+def compare(
+    network: Network, frames: NDArray[np.integer[Any]], answers: Answers, against: str, offset: int = 0
+) -> Verification:
+    """Holds answers to a batch against the engine's.
+
+    Args:
+        network: that was run.
+        frames: (samples, *input shape, time).
+        answers: of any of its populations; v of its output.
+        against: whose answers they are, for the messages.
+        offset: number of the batch's first sample, for the messages.
+    """
     output = network.output.name
     names = [p.name for p in network.populations if p.name in answers.spikes]
     exact = simulate_fast(network, frames, record=[*names, output], states=[output])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +13,13 @@ from rich.markup import escape
 from netx_export.errors import ConfigError, FormatError, MismatchError
 from qpsnn_lava.cli.console import JsonFlag, NetFile, columns, print_json, screen
 
+AsLava = Annotated[bool, typer.Option("--as-lava", help="Ignore what Lava ignores.")]
+PIECE = 16 << 20  # bytes of input that are read at a time
+
 
 def inspect(
     file: NetFile,
-    as_lava: Annotated[bool, typer.Option("--as-lava", help="Ignore what Lava ignores.")] = False,
+    as_lava: AsLava = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a netx file holds: shapes, integer ranges, stored bits, thresholds."""
@@ -49,39 +54,79 @@ def inspect(
 def simulate(
     file: NetFile,
     input_: Annotated[Path, typer.Option("--input", metavar="X.npy", help="Whole numbers (samples, *shape, time).")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="Y.npz", help="Where spikes and voltages go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="Y.npz", help="Where all spikes and the output's voltages go.")
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", metavar="NAME,...", help="Keep spikes, u, v, bias of these layers.")
+    ] = None,
+    probe_samples: Annotated[
+        str, typer.Option(metavar="LIST", help="Of which samples: 0,3 or 0:4 (4 is not one of them).")
+    ] = ":",
+    probe_steps: Annotated[str, typer.Option(metavar="LIST", help="In which steps.")] = ":",
+    probe_out: Annotated[Path | None, typer.Option(metavar="P.npz", help="Where they go.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Of the run, and of what is kept for a file, such as 500MB.")
+    ] = "2GiB",
+    as_lava: AsLava = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a netx file exactly, on integers; writes every population's spikes and the output's voltage."""
-    import numpy as np
+    """Run a netx file exactly, on integers: spikes, synaptic operations, classes; spikes and voltages to files.
 
+    Without --out memory stays bounded whatever the number of samples.
+    """
     from netx_export import engine, hdf5
-    from netx_export.atomic import replacing
-    from netx_export.simulate import decide, synaptic_operations
+    from netx_export import probe as probes
+    from netx_export.simulate import checked, decide_scores
 
-    network = hdf5.read(file)
+    limit = size_of(max_memory)
+    if bool(probe) != (probe_out is not None):
+        raise ConfigError(
+            "--probe and --probe-out belong together: name layers and a file, such as --probe conv1 --probe-out p.npz."
+        )
+    network = hdf5.read(file, as_lava=as_lava)
     frames = load_array(input_)
-    made = engine.simulate_fast(network, frames)
+    if frames.ndim != len(network.input.shape) + 2 or not frames.size:
+        checked(network, frames)  # says what is wrong
+    samples, steps = int(frames.shape[0]), int(frames.shape[-1])
+    if probe and probe_out is not None:  # first: what is wrong with a short request should not be said after a long run
+        names = [name.strip() for text in probe for name in text.split(",")]
+        chosen = indices_of("--probe-samples", probe_samples, "sample", samples)
+        times = indices_of("--probe-steps", probe_steps, "step", steps)
+        _write_arrays(
+            probe_out, probes.probe(network, frames, names, samples=chosen, steps=times, threads=threads, max_memory=limit)
+        )
+    if out is not None:
+        needed = 4 * samples * steps * sum(p.size for p in (*network.populations, network.output))
+        if needed > limit:
+            raise ConfigError(
+                f"--out keeps all spikes, {needed} bytes; --max-memory is {limit}. Allow more, give fewer samples, or keep a part "
+                "with --probe."
+            )
+        made = engine.simulate_fast(network, frames, threads=threads, max_memory=limit)
+        arrays = {f"spikes/{k}": v for k, v in made.spikes.items()} | {f"voltage/{k}": v for k, v in made.voltage.items()}
+        _write_arrays(out, arrays)
+        del made, arrays
+    found = engine.summarise(network, _pieces(frames), threads=threads, max_memory=limit)
+    cells = {p.name: p.size * samples * steps for p in network.populations}
     result: dict[str, Any] = {
-        "samples": int(frames.shape[0]),
-        "steps": int(frames.shape[-1]),
-        "spikes": {name: int(np.count_nonzero(s)) for name, s in made.spikes.items()},
-        "rates": {name: float(np.count_nonzero(s) / s.size) for name, s in made.spikes.items()},
-        "synaptic_ops": synaptic_operations(network, made),
+        "samples": samples,
+        "steps": steps,
+        "spikes": dict(found.spikes),
+        "rates": {name: count / cells[name] for name, count in found.spikes.items()},
+        "synaptic_ops": dict(found.operations),
     }
     if network.readout is not None:
-        result["classes"] = decide(network, made)[0].tolist()
-    if out is not None:
-        with replacing(out) as temporary, temporary.open("wb") as stream:
-            arrays = {f"spikes/{k}": v for k, v in made.spikes.items()} | {f"voltage/{k}": v for k, v in made.voltage.items()}
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        result["out"] = str(out)
+        result["classes"] = decide_scores(engine.scores(network, found))[0].tolist()
+    result |= {key: str(path) for key, path in (("out", out), ("probe_out", probe_out)) if path is not None}
     if as_json:
         print_json(result)
         return
-    table = columns("population", "spikes", "rate", left=["population"])
+    table = columns("population", "spikes", "rate", "synaptic ops", left=["population"])
     for name, count in result["spikes"].items():
-        table.add_row(escape(name), f"{count:,}", f"{100 * result['rates'][name]:.2f} %")
+        caused = [found.operations[f"{p.source} -> {p.target}"] for p in network.projections if p.source == name]
+        table.add_row(escape(name), f"{count:,}", f"{100 * result['rates'][name]:.2f} %", f"{sum(caused):,}" if caused else "")
     screen().print(table)
 
 
@@ -104,6 +149,7 @@ def verify(
     merge: Annotated[
         list[Path] | None, typer.Option("--merge", metavar="R.json", help="Add up the results of all shards.")
     ] = None,
+    as_lava: AsLava = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Hold a netx file's run on Lava, or a recording, against the exact simulation (exit code 3 where they differ)."""
@@ -115,7 +161,7 @@ def verify(
     elif file is None:
         raise ConfigError("verify needs a FILE.net, or the results of shards: --merge R1.json --merge R2.json.")
     else:
-        network = hdf5.read(file)
+        network = hdf5.read(file, as_lava=as_lava)
         frames = checks.random_input(network, samples, density, seed) if input_ is None else load_array(input_)
         part = shard_of(shard)
         if against is None:
@@ -141,6 +187,51 @@ def shard_of(text: str) -> tuple[int, int]:
     if not slash or not part.isdigit() or not parts.isdigit() or not 1 <= int(part) <= int(parts):
         raise ConfigError(f"--shard {text!r} is not of the form I/N with 1 <= I <= N, such as 2/8.")
     return int(part), int(parts)
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as 2GiB, 500MB or 1000000."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kKMGT]?)(i?)B?", text.strip())
+    if found is None or (found[3] and not found[2]):
+        raise ConfigError(f"--max-memory {text!r} is not a size; write a number of bytes, or one with kB, MB, GB, MiB or GiB.")
+    unit = (1024 if found[3] else 1000) ** " kMGT".index(found[2].replace("K", "k") or " ")
+    return int(float(found[1]) * unit)
+
+
+def indices_of(option: str, text: str, what: str, count: int) -> list[int]:
+    """The numbers of a list such as 0,3 or 0:4,7 or :, each below ``count``."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{0,9})(:?)(\d{0,9})", part.strip())
+        if match is None or not part.strip():
+            raise ConfigError(
+                f"{option} {text!r} is not a list such as 0,3 or 0:4 (the second number of a range is not in it)."
+            )
+        first, colon, last = match.groups()
+        begin = int(first or 0)
+        end = begin + 1 if not colon else int(last) if last else count
+        if begin >= end or end > count:
+            raise ConfigError(
+                f"{option} {part.strip()}: the input has the {what}s 0..{count - 1}, and a range ends after it begins."
+            )
+        found += range(begin, end)
+    return found
+
+
+def _pieces(frames: Any) -> Iterator[Any]:
+    """The input in runs of samples of about PIECE bytes, so that a file larger than the memory can be read."""
+    step = max(1, PIECE // max(1, frames[:1].nbytes))
+    for begin in range(0, frames.shape[0], step):
+        yield frames[begin : begin + step]
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    import numpy as np
+
+    from netx_export.atomic import replacing
+
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
 
 
 def load_array(path: Path) -> Any:

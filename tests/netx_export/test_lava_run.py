@@ -305,25 +305,25 @@ def test_generated_networks_equal_simulation_in_all_layers(
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"),
+    ("name", "steps", "models"),
     [
-        ("mnist.net", 16),
-        ("tiny.net", 16),
-        ("gts/ntidigits/ntidigits.net", 60),
-        ("gts/pilotnet_lif/network.net", 8),
-        ("gts/pilotnet_sdnn/network.net", 4),
-        ("gts/pilotnet_sdnn/square_network.net", 4),
+        ("mnist.net", 16, "stock"),
+        ("tiny.net", 16, "stock"),
+        ("gts/ntidigits/ntidigits.net", 60, "stock"),
+        ("gts/pilotnet_lif/network.net", 8, "fast"),
+        ("gts/pilotnet_sdnn/network.net", 4, "fast"),
+        ("gts/pilotnet_sdnn/square_network.net", 4, "stock"),
     ],
 )
-def test_every_file_of_the_wheel_equals_simulation_in_all_layers(name: str, steps: int) -> None:
-    """A sample each, the fast models; what was recorded of them is in test_recorded."""
+def test_every_file_of_the_wheel_equals_simulation_in_all_layers(name: str, steps: int, models: str) -> None:
+    """All six, a sample each, on the stock models where these take seconds; what was recorded of them is in test_recorded."""
     (found,) = (f for f in importlib.metadata.files("lava-dl") or [] if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
     path = Path(str(found.locate()))
     network = hdf5.read(path)
     frames = random_input(dataclasses.replace(network, steps=steps), 1, 0.3, 1)
     expected = simulate(network, frames)
     names = [p.name for p in network.populations if p.neuron is not None]
-    got = run_lava(path, frames, voltage=True, record=names, models="fast", timeout=LIMIT)
+    got = run_lava(path, frames, voltage=True, record=names, models=models, timeout=LIMIT)
     for layer in names:
         np.testing.assert_array_equal(got.hidden[layer], expected.spikes[layer], err_msg=layer)
     assert got.voltage is not None
@@ -519,6 +519,28 @@ def test_what_is_refused_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: py
     assert got.voltage is not None
     assert simulate(network, frames).voltage["out"][0, :, -1].tolist() == [2 * 64 * -8] * 2
     assert got.voltage[0].tolist() == [2 * 64 * -4] * 2
+
+
+@pytest.mark.parametrize("models", ["stock", "fast"])
+def test_a_bias_beyond_16_bits_is_refused_and_comes_out_wrong_on_lava(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str
+) -> None:
+    biases = [32767, -32768, 32768, -32769]
+    neurons = [Population("out", (4,), Integrator(4096, 4096), np.array(biases[:n] + [0] * (4 - n))) for n in (2, 4)]
+    inside, beyond = (chain(Population("in", (1,)), Dense(np.ones((4, 1), int)), out) for out in neurons)
+    lava_run.check_stock_lava(inside, models=models)
+    hdf5.write(beyond, tmp_path / "bias.net")
+    frames = np.zeros((1, 1, 2), np.int64)
+    with pytest.raises(
+        NetworkError,
+        match=r"out: bias mantissas -32769\.\.32768; Lava cuts them to 16 bits \(-32768\.\.32767\), in silence\. Rescale",
+    ):
+        run_lava(tmp_path / "bias.net", frames, models=models, timeout=LIMIT)
+    monkeypatch.setattr(lava_run, "check_stock_lava", lambda network, models: None)
+    got = run_lava(tmp_path / "bias.net", frames, voltage=True, models=models, timeout=LIMIT)
+    assert got.voltage is not None
+    assert simulate(beyond, frames).voltage["out"][0, :, -1].tolist() == [64 * b for b in biases]
+    assert got.voltage[0].tolist() == [64 * b for b in (32767, -32768, -32768, 32767)]
 
 
 def test_a_recurrent_layer_with_delays_comes_out_wrong_on_lava(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
