@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
 from qpsnn_lava.coding import Coding, encode, graded_levels, reset_interval
+from qpsnn_lava.data import saccade_events
 
 
 def _images(n: int = 6, top: int = 255, seed: int = 1) -> NDArray[np.uint8]:
@@ -88,6 +89,40 @@ def test_input_max() -> None:
     assert Coding("direct", 4, 4).input_max == 15
     assert Coding("direct", 4, 8).input_max == 255
     assert Coding("rate", 4, 8).input_max == 1
+    assert [Coding("events", 4, bits).input_max for bits in (1, 3)] == [1, 7]
+    assert [Coding(kind, 4, 1).graded_bits for kind in ("direct", "rate", "events")] == [1, 0, 0]  # type: ignore[arg-type]
+    assert [Coding(kind, 4, 3).graded_bits for kind in ("direct", "rate", "events")] == [3, 0, 3]  # type: ignore[arg-type]
+
+
+def test_input_shape() -> None:
+    assert Coding("direct", 4).input_shape((3, 32, 32)) == (3, 32, 32)
+    assert Coding("rate", 4).input_shape((1, 8, 8)) == (1, 8, 8)
+    assert Coding("events", 4).input_shape((2, 34, 30, 4)) == (2, 34, 30)
+    assert Coding("events", 4).input_shape((1, 28, 20)) == (2, 34, 26)  # simulated saccades need room
+    with pytest.raises(ConfigError, match="the events come in 5 frames, but coding has 4 steps; load them anew"):
+        Coding("events", 4).input_shape((2, 34, 34, 5))
+    with pytest.raises(ConfigError, match=r"samples have shape \(2, 3, 3, 4\); coding 'direct' takes images \(C, H, W\)"):
+        Coding("direct", 4).input_shape((2, 3, 3, 4))
+
+
+def test_events_are_clipped_to_the_bits() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 2, 4, 5, 6)).astype(np.uint8)
+    frames[0, 0, 0, 0] = range(6)
+    for bits in (1, 2, 8):
+        spikes = encode(frames, Coding("events", 6, bits), max_value=255, seed=0, indices=np.arange(3))
+        assert spikes.dtype == np.uint8 and np.array_equal(spikes, np.clip(frames.astype(int), 0, 2**bits - 1))
+    with pytest.raises(ConfigError, match="the events come in 6 frames, but coding has 5 steps"):
+        encode(frames, Coding("events", 5), max_value=255, seed=0, indices=np.arange(3))
+    with pytest.raises(ConfigError, match=r"expected uint8 \(N, C, H, W\) or \(N, C, H, W, T\)"):
+        encode(frames.astype(float), Coding("events", 6), max_value=255, seed=0, indices=np.arange(3))  # type: ignore[arg-type]
+
+
+def test_events_of_images_are_the_simulated_ones() -> None:
+    images, indices = _images()[:, :1], np.arange(6) + 3
+    events = saccade_events(images, 4, max_value=255, seed=5, indices=indices)
+    assert events.max() > 3
+    spikes = encode(images, Coding("events", 4, 2), max_value=255, seed=5, indices=indices)
+    assert np.array_equal(spikes, np.minimum(events, 3))
 
 
 def test_reset_interval_is_the_smallest_power_of_two() -> None:
@@ -101,7 +136,7 @@ def test_reset_interval_is_the_smallest_power_of_two() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("spread", 4, 4), "coding is 'spread'; it must be 'direct' or 'rate'"),
+        (("spread", 4, 4), "coding is 'spread'; it must be 'direct', 'rate' or 'events'"),
         (("rate", 0, 4), r"coding over 0 steps; it must be 1\.\.1024"),
         (("rate", 1025, 4), "over 1025 steps"),
         (("direct", 4, 9), r"input_bits is 9; it must be 1\.\.8"),

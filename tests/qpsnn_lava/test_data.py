@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError, FormatError, MissingError
 from qpsnn_lava import data
-from qpsnn_lava.data import Dataset, Split, TrainingData, load, read_idx, stratified_choice
+from qpsnn_lava.data import Dataset, Split, TrainingData, catalogue, load, read_idx, stratified_choice
 
 TRAIN, TEST = 240, 40
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = data.FASHION_FILES
@@ -99,7 +99,7 @@ def test_fashion_mnist_from_a_folder(folder: Path) -> None:
 
 
 def test_fashion_mnist_from_debians_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "DEBIAN_FOLDER", folder)
+    monkeypatch.setattr(catalogue, "DEBIAN_FOLDER", folder)
     assert load("fashion-mnist") == load("fashion-mnist", folder=folder)
 
 
@@ -150,7 +150,7 @@ def test_images_of_another_size(folder: Path) -> None:
 def test_too_few_images_for_a_validation(folder: Path) -> None:
     (folder / f"{IMAGES}.gz").write_bytes(gzip.compress(_idx(np.zeros((11, 28, 28), np.uint8))))
     (folder / LABELS).write_bytes(_idx(np.zeros(11, np.uint8)))
-    with pytest.raises(FormatError, match="holds 11 images; at least 12"):
+    with pytest.raises(FormatError, match="fashion-mnist: 11 training samples; at least 12 leave some for the validation"):
         load("fashion-mnist", folder=folder)
 
 
@@ -180,7 +180,8 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 
 def test_unknown_name() -> None:
     with pytest.raises(
-        ConfigError, match=r"no data set 'fashion-mnits'; built in are digits, fashion-mnist; did you mean 'fashion-mnist'"
+        ConfigError,
+        match=r"no data set 'fashion-mnits'; built in are digits, fashion-mnist, .*, shd; did you mean 'fashion-mnist'",
     ):
         load("fashion-mnits")
 
@@ -247,6 +248,7 @@ def test_split_refuses() -> None:
     images = np.zeros((3, 1, 2, 2), np.uint8)
     with pytest.raises(ConfigError, match=r"images are float64 of shape \(3, 1, 2, 2\); expected uint8"):
         Split(images.astype(float), np.arange(3))
+    assert Split(images[..., None], np.arange(3)).images.shape == (3, 1, 2, 2, 1)  # frames of events
     with pytest.raises(ConfigError, match=r"images are uint8 of shape \(3, 2, 2\)"):
         Split(images[:, 0], np.arange(3))
     with pytest.raises(ConfigError, match=r"images are uint8 of shape \(0, 1, 2, 2\)"):
@@ -278,7 +280,7 @@ def test_dataset_refuses() -> None:
     assert Dataset("mine", good, good, good, 9, 3).licence == "not stated"
 
 
-@pytest.mark.skipif(not data.DEBIAN_FOLDER.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not catalogue.DEBIAN_FOLDER.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_the_real_fashion_mnist() -> None:
     dataset = load("fashion-mnist", seed=0)
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [55_000, 5_000, 10_000]
