@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -37,7 +37,7 @@ from netx_export.errors import ConfigError
 from netx_export.integers import STATE_LIMIT
 from netx_export.lava_compat import import_slayer
 from netx_export.network import MAX_THRESHOLD
-from qpsnn_lava import dynamics
+from qpsnn_lava import dynamics, parallel
 from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, integers, straight_through
 
 slayer = import_slayer()
@@ -106,7 +106,8 @@ class CurrentNorm(torch.nn.Module):
     Args:
         channels: of the population.
         kind: ``full``: gain and variance per channel; ``shared``: one gain and one variance (the channels' mean) per layer;
-            ``mean``: no scale, only the mean is taken off; ``bias``: only the shift, no statistics.
+            ``mean``: no scale, only the mean is taken off; ``bias``: only the shift, no statistics.  The statistics are those of
+            the batch in all processes (:mod:`qpsnn_lava.parallel`).
         momentum, eps: as torch's BatchNorm.
 
     Attributes:
@@ -165,19 +166,21 @@ class CurrentNorm(torch.nn.Module):
         if not self.with_batch:
             return current if folded.bias is None else current + folded.bias.view(per_channel)
         real = folded.unit * self.scale().detach()  # the current came scaled by this
-        if self.kind == "full":
+        if self.kind == "full" and parallel.size() == 1:
             return self._full(current, axis, real, folded.unit)
         dims = [d for d in range(current.dim()) if d != axis]
-        mean = current.mean(dims)
+        count = float(parallel.total(torch.tensor(current.numel() / current.shape[axis], device=current.device)))
+        mean = parallel.total(current.sum(dims)) / count
         if self.kind == "mean":
             self._update(mean / real, None)
             return current + (folded.unit * self.shift - mean).view(per_channel)
-        var = (current.var(dims, unbiased=False) / real**2).mean(0, keepdim=True)
-        count = current.numel() / current.shape[axis]
+        centred = current - mean.view(per_channel)
+        var = parallel.total(centred.square().sum(dims)) / count / real**2
+        if self.kind == "shared":
+            var = var.mean(0, keepdim=True)
         self._update(mean / real, var * count / max(count - 1, 1))
         scale = self.gain / torch.sqrt(var + self.eps)
-        offset = folded.unit * (self.shift - mean / real * scale)
-        return current * (folded.unit * scale / real).view(per_channel) + offset.view(per_channel)
+        return centred * (folded.unit * scale / real).view(per_channel) + (folded.unit * self.shift).view(per_channel)
 
     def _full(self, current: torch.Tensor, axis: int, real: torch.Tensor, unit: float) -> torch.Tensor:
         """Statistics per channel, by torch's own kernels; eps and the gain's sign are scaled as the current is."""
@@ -189,6 +192,18 @@ class CurrentNorm(torch.nn.Module):
         self._update(mean / real, var / real**2 * (count / max(count - 1, 1)))
         result: torch.Tensor = normed.view(current.shape) if axis > 1 else normed
         return result
+
+    def fire(self, sums: torch.Tensor, how: dynamics.Firing) -> torch.Tensor:
+        """Normalises sums (N, T, C, ...) of kind ``full`` with the batch's statistics and lets neurons fire, in one pass."""
+        assert self.folded is not None
+        unit = self.folded.unit
+        real = unit * self.scale().detach()
+        spikes, mean, var = dynamics.fire_normed(
+            sums, how, self.gain * real.sign() * unit, self.shift * unit, self.eps * real**2
+        )
+        count = parallel.size() * sums.numel() / sums.shape[2]
+        self._update(mean / real, var / real**2 * (count / max(count - 1, 1)))
+        return spikes
 
     def _update(self, mean: torch.Tensor, var: torch.Tensor | None) -> None:
         with torch.no_grad():
@@ -282,18 +297,19 @@ class Block(torch.nn.Module):
         if not self.fused:
             spikes: torch.Tensor = neuron(sums.movedim(1, -1).contiguous())
             return spikes
-        current = self._current(sums, folded)
-        if neuron.norm is not None:
-            current = neuron.norm(current, axis=2)
-        threshold = neuron.threshold + neuron.threshold_eps
-        tau, scale = neuron.tau_rho * slayer_cuba.TAU_RHO_MULT, neuron.scale_rho * slayer_cuba.SCALE_RHO_MULT
-        return dynamics.fire(current, self.options.voltage_decay, threshold, tau, scale).movedim(1, -1)
-
-    def _current(self, sums: torch.Tensor, folded: Folded) -> torch.Tensor:
-        """u; without a memory of the current and with integer sums it is the sums themselves."""
-        if folded.quantised and self.options.current_decay == 4096:
-            return sums
-        return dynamics.integrate(sums, self.options.current_decay)
+        norm: CurrentNorm | None = neuron.norm
+        how = dynamics.Firing(
+            self.options.voltage_decay,
+            neuron.threshold + neuron.threshold_eps,
+            neuron.tau_rho * slayer_cuba.TAU_RHO_MULT,
+            neuron.scale_rho * slayer_cuba.SCALE_RHO_MULT,
+            self.options.current_decay,
+        )
+        if norm is None or not norm.with_batch:
+            return dynamics.fire(sums, how, None if norm is None else folded.bias).movedim(1, -1)
+        if how.current_decay < 4096:
+            sums, how = dynamics.integrate(sums, how.current_decay), replace(how, current_decay=4096)
+        return (norm.fire(sums, how) if norm.kind == "full" else dynamics.fire(norm(sums, axis=2), how)).movedim(1, -1)
 
 
 class Conv(Block, _CubaConv):  # type: ignore[misc]
@@ -421,7 +437,7 @@ class Integrate(Block, _CubaAffine):  # type: ignore[misc]
         if not self.fused:
             stock: torch.Tensor = self.neuron.dynamics(sums.movedim(1, -1).contiguous())[1]
             return stock
-        current = self.norm(self._current(sums, folded), axis=2)
+        current = self.norm(dynamics.integrate(sums, self.options.current_decay), axis=2)
         return dynamics.integrate(current, self.options.voltage_decay).movedim(1, -1)
 
 
@@ -449,6 +465,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
     static = x.stride(-1) == 0 and x.shape[-1] > 1
     steps = x.shape[-1]
     frames = x[..., 0] if static else x.movedim(-1, 1).flatten(0, 1)
+    if frames.shape[1] == 1:  # of one channel both layouts are true; torch shall see channels-last
+        n, _, height, width = frames.shape
+        frames = frames.contiguous().as_strided((n, 1, height, width), (height * width, 1, width, 1))
     kernel = weight[..., 0].contiguous(memory_format=torch.channels_last)  # a quarter faster, forward and backward
     sums = F.conv2d(frames, kernel, None, synapse.stride[:2], synapse.padding[:2], synapse.dilation[:2], synapse.groups)
     if static:

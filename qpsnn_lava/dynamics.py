@@ -5,10 +5,17 @@ register block and go through time once.  Tensors are laid out with time next to
 
 States are whole numbers (SLAYER's values times 4096, below 2**52) held in float64, where ``trunc(x * (4096 - d) / 4096)`` is exact::
 
-    y[t] = trunc(y[t-1] (4096 - d) / 4096) + trunc(4096 x[t])        s[t] = y[t] >= 4096 threshold + eps;  y := 0 after a spike
+    u[t] = trunc(u[t-1] (4096 - d_u) / 4096) + trunc(4096 x[t])
+    v[t] = trunc(v[t-1] (4096 - d_v) / 4096) + trunc(4096 norm(u[t] / 4096))
+    s[t] = v[t] >= 4096 threshold + eps;    v := 0 after a spike
+
+with ``norm(c) = c``, ``c + bias`` or ``scale c + offset`` per channel, the last with a batch's own statistics:
+
+    scale = gain / sqrt(var + eps),    offset = shift - mean scale
 
 Backward, as SLAYER: ``g_y[t] = (1 - d / 4096) g_y[t+1] + g_v[t]`` and, for spikes,
-``g_v = g_s scale / (2 tau) exp(-|v - threshold| / tau)``; the reset does not enter the gradient.
+``g_v = g_s scale / (2 tau) exp(-|v - threshold| / tau)``; the reset does not enter the gradient.  Batch normalisation's own
+(Ioffe and Szegedy, 2015): ``g_c = scale (g - mean(g) - c^ mean(g c^))`` with ``c^ = (c - mean) / sqrt(var + eps)``.
 
 Source: lava-dl 0.6 ``slayer/neuron/dynamics/leaky_integrator.py`` and ``slayer/spike/spike.py``, held equal to them by tests.
 """
@@ -16,10 +23,13 @@ Source: lava-dl 0.6 ``slayer/neuron/dynamics/leaky_integrator.py`` and ``slayer/
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from qpsnn_lava import parallel
 
 numba: Any
 try:
@@ -38,8 +48,27 @@ def set_threads(threads: int) -> None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
+@dataclass(frozen=True)
+class Firing:
+    """How neurons turn their current into spikes.
+
+    Args:
+        voltage_decay, current_decay: 0..4096.
+        threshold: in SLAYER's units, its eps included.
+        tau, scale: width and area of the surrogate, in the same units.
+        late: 1: spikes come out one time step later (the last step's are lost), as SLAYER's ``delay_shift`` makes them.
+    """
+
+    voltage_decay: int
+    threshold: float
+    tau: float
+    scale: float
+    current_decay: int = 4096
+    late: int = 0
+
+
 def integrate(x: torch.Tensor, decay: int) -> torch.Tensor:
-    """The current: ``y`` above, without spikes.
+    """The current: ``u`` above.
 
     Args:
         x: float32 (N, T, ...); copied where the memory of a time step has gaps or repeats.
@@ -49,19 +78,42 @@ def integrate(x: torch.Tensor, decay: int) -> torch.Tensor:
     return result
 
 
-def fire(x: torch.Tensor, decay: int, threshold: float, tau: float, scale: float) -> torch.Tensor:
-    """The voltage and its spikes.
+def fire(x: torch.Tensor, how: Firing, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Spikes of a current.
 
     Args:
-        x: float32 (N, T, ...), the (normalised) current, as in :func:`integrate`.
-        decay: 0..4096.
-        threshold: in SLAYER's units, its eps included.
-        tau, scale: width and area of the surrogate, in the same units.
+        x: float32 (N, T, C, ...), sums; as in :func:`integrate`.
+        how: decays, threshold, surrogate, delay.
+        bias: (C,) added to u, or None.
 
     Returns:
-        float32 spikes (0 or 1) of the same shape and layout.
+        float32 spikes (0 or 1) of the same shape; each time step dense, with the channels innermost where there is a bias.
     """
-    result: torch.Tensor = _Fire.apply(_dense(x), decay, threshold, tau, scale)  # type: ignore[no-untyped-call]
+    result: torch.Tensor
+    if bias is None:
+        result = _Fire.apply(_dense(x), how)  # type: ignore[no-untyped-call]
+    else:
+        ones = torch.ones_like(bias)
+        result = _FireAffine.apply(_channels_last(x), ones, bias, None, how)[0]  # type: ignore[no-untyped-call]
+    return result
+
+
+def fire_normed(
+    x: torch.Tensor, how: Firing, gain: torch.Tensor, shift: torch.Tensor, eps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Spikes of a current that is normalised with the batch's statistics, those of all processes together.
+
+    Args:
+        x: as in :func:`fire`; ``how.current_decay`` is 4096 (integrate first where it is not).
+        how: decays, threshold, surrogate, delay.
+        gain, shift, eps: (C,).
+
+    Returns:
+        spikes; mean and (biased) variance (C,), float32, without gradients.
+    """
+    assert how.current_decay == 4096
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    result = _FireAffine.apply(_channels_last(x), gain, shift, eps, how)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -75,34 +127,114 @@ class _Integrate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        g = gradients[0].contiguous()
+        g = _dense(gradients[0])
         out = torch.empty_like(g)
         _integrate_backward(_flat(g), np.float32(ctx.keep), _flat(out))
         return out, None
 
 
 class _Fire(torch.autograd.Function):
+    """Spikes without a norm."""
+
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, decay: int, threshold: float, tau: float, scale: float) -> torch.Tensor:
-        keep = 1.0 - decay / 4096
-        spikes = torch.empty_like(x)
-        voltage = torch.empty_like(x)
-        _fire(_flat(x), keep, np.float32(threshold * STATE_SCALE), _flat(spikes), _flat(voltage))
+    def forward(ctx: Any, x: torch.Tensor, how: Firing) -> torch.Tensor:
+        spikes, voltage = torch.empty_like(x), torch.empty_like(x)
+        keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
+        one, zero = _tiles(1, torch.ones(1), torch.zeros(1), _flat(x).shape[2])
+        _fire(_flat(x), *keeps, np.float32(how.threshold * STATE_SCALE), one, zero, how.late, _flat(spikes), _flat(voltage))
         ctx.save_for_backward(voltage)
-        ctx.constants = (keep, threshold, tau, scale)
+        ctx.how = how
         return spikes
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (voltage,) = ctx.saved_tensors
-        keep, threshold, tau, scale = ctx.constants
-        g = gradients[0]
-        if g.stride() != voltage.stride():
-            g = torch.empty_like(voltage).copy_(g)
         out = torch.empty_like(voltage)
-        constants = (np.float32(v) for v in (keep, threshold, 1 / tau, scale / 2 / tau))
-        _fire_backward(_flat(g), _flat(voltage), *constants, _flat(out))
-        return out, None, None, None, None
+        _fire_backward(_flat(_like(gradients[0], voltage)), _flat(voltage), *_surrogate(ctx.how), ctx.how.late, _flat(out))
+        return out, None
+
+
+class _FireAffine(torch.autograd.Function):
+    """Spikes with a bias (eps None: scale and offset are given), or normalised with the batch's statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor, eps: torch.Tensor | None, how: Firing
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean = var = torch.zeros_like(shift)
+        inverse = torch.ones_like(shift)
+        count = torch.ones(())
+        if eps is not None:
+            count, mean64, var64 = _moments(x)
+            inverse64 = torch.rsqrt(var64 + eps.double())
+            mean, var, inverse = mean64.float(), var64.float(), inverse64.float()
+        scale = gain * inverse
+        offset = shift - mean * scale
+        spikes, voltage = torch.empty_like(x), torch.empty_like(x)
+        keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
+        tiles = _tiles(len(shift), scale, offset, _flat(x).shape[2])
+        _fire(_flat(x), *keeps, np.float32(how.threshold * STATE_SCALE), *tiles, how.late, _flat(spikes), _flat(voltage))
+        if eps is None:
+            ctx.save_for_backward(voltage)
+        else:
+            ctx.save_for_backward(voltage, x, gain, mean, inverse, count)
+        ctx.how, ctx.channels = how, len(shift)
+        ctx.mark_non_differentiable(mean, var)
+        return spikes, mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        voltage, *normed = ctx.saved_tensors
+        out = torch.empty_like(voltage)
+        g, surrogate, channels = _flat(_like(gradients[0], voltage)), _surrogate(ctx.how), ctx.channels
+        if not normed:
+            sums = np.zeros((len(g), 1, channels))
+            _fire_backward_sums(g, _flat(voltage), _flat(voltage), *surrogate, ctx.how.late, _flat(out), sums)
+            if ctx.how.current_decay < 4096:
+                keep = np.float32(1.0 - ctx.how.current_decay / 4096)
+                _integrate_backward(_flat(out), keep, _flat(out))
+            return out, None, torch.from_numpy(sums.sum((0, 1))).float(), None, None
+        x, gain, mean, inverse, count = normed
+        sums = np.zeros((len(g), 2, channels))
+        _fire_backward_sums(g, _flat(voltage), _flat(x), *surrogate, ctx.how.late, _flat(out), sums)
+        local = torch.from_numpy(sums.sum(0))  # of g, and of g c
+        g_shift = local[0]
+        g_gain = (local[1] - mean.double() * local[0]) * inverse
+        whole_shift, whole_gain = parallel.total(torch.stack([g_shift, g_gain]))  # of the batch in all processes
+        scale = (gain * inverse).double()
+        slope = -scale * inverse * whole_gain / count
+        offset = -scale * whole_shift / count - slope * mean
+        tiles = _tiles(channels, scale.float(), slope.float(), _flat(out).shape[2])
+        _affine(_flat(out), _flat(x), *tiles, _tiles(channels, offset.float(), offset.float(), _flat(out).shape[2])[0])
+        return out, g_gain.float(), g_shift.float(), None, None
+
+
+def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """float64 number of values per channel, mean and variance, over all processes; of the truncated current."""
+    flat, channels = _flat(x), x.shape[2]
+    sums = np.zeros((len(flat), 2, channels))
+    _sums(flat, sums)
+    here = torch.tensor(float(flat.size // channels), dtype=torch.float64).expand(1, channels)
+    whole = parallel.total(torch.cat([torch.from_numpy(sums.sum(0)), here]))
+    mean = whole[0] / whole[2]
+    return whole[2, 0], mean, (whole[1] / whole[2] - mean**2).clamp_min(0)
+
+
+def _surrogate(how: Firing) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
+    values = (
+        1.0 - how.current_decay / 4096,
+        1.0 - how.voltage_decay / 4096,
+        how.threshold,
+        1 / how.tau,
+        how.scale / 2 / how.tau,
+    )
+    return tuple(np.float32(v) for v in values)  # type: ignore[return-value]
+
+
+def _tiles(channels: int, a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[Any, Any]:
+    """Per-channel numbers repeated to the length of a chunk (all channels whole), so that kernels need not count channels."""
+    repeats = max(1, min(size, _CHUNK) // channels)
+    return np.tile(a.detach().numpy(), repeats), np.tile(b.detach().numpy(), repeats)
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
@@ -113,6 +245,22 @@ def _dense(x: torch.Tensor) -> torch.Tensor:
             return x.contiguous()
         step *= size
     return x
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """``x``, or a copy whose time steps are dense with axis 2 innermost."""
+    turned = x.movedim(2, -1)
+    step = 1
+    for stride, size in zip(reversed(turned.stride()[2:]), reversed(turned.shape[2:]), strict=True):
+        if size != 1 and stride != step:
+            return turned.contiguous().movedim(-1, 2)
+        step *= size
+    return x
+
+
+def _like(g: torch.Tensor, voltage: torch.Tensor) -> torch.Tensor:
+    """A gradient in the memory order of the voltage."""
+    return g if g.stride() == voltage.stride() else torch.empty_like(voltage).copy_(g)
 
 
 def _flat(x: torch.Tensor) -> Any:
@@ -134,9 +282,10 @@ if AVAILABLE:
             out[m] = np.float32(y[m]) * np.float32(1 / 4096.0)
 
     @_jit
-    def _fire_step(x, y, keep, threshold, spikes, voltage):  # type: ignore[no-untyped-def]
+    def _fire_step(x, y, keep, threshold, scale, offset, spikes, voltage):  # type: ignore[no-untyped-def]
         for m in range(x.size):
-            v = np.trunc(y[m] * keep) + np.trunc(np.float64(x[m]) * 4096.0)
+            c = np.float32(np.trunc(np.float64(x[m]) * 4096.0)) * np.float32(1 / 4096.0)
+            v = np.trunc(y[m] * keep) + np.trunc(np.float64(c * scale[m] + offset[m]) * 4096.0)
             single = np.float32(v)
             fired = single >= threshold
             spikes[m] = np.float32(1.0) if fired else np.float32(0.0)
@@ -152,28 +301,45 @@ if AVAILABLE:
     @_jit
     def _surrogate_step(g, voltage, keep, threshold, inverse_tau, height, later, out):  # type: ignore[no-untyped-def]
         for m in range(g.size):
-            # exp(-x) = p(x / 256) ** 256, p the Taylor polynomial of degree 8: 1e-7 relative, and vector code (exp is a call)
+            # exp(-x) = 2**-n exp(-r), |r| <= ln(2) / 2, a Taylor polynomial of degree 7: 1e-7 relative, and vector code (exp is a call)
             x = abs(voltage[m] - threshold) * inverse_tau
             x = x if x < np.float32(87.0) else np.float32(87.0)
-            z = np.float64(x) * (-1.0 / 256)
-            p = 1 / 5040 + z * (1 / 40320)
-            p = 1 / 720 + z * p
-            p = 1 / 120 + z * p
-            p = 1 / 24 + z * p
-            p = 1 / 6 + z * p
-            p = 1 / 2 + z * p
-            p = 1.0 + z * p
-            p = 1.0 + z * p
-            p = p * p
-            p = p * p
-            p = p * p
-            p = p * p
-            p = p * p
-            p = p * p
-            p = p * p
-            p = p * p
-            later[m] = g[m] * height * np.float32(p) + keep * later[m]
+            n = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+            r = n * np.float32(-2.12194440e-4) - (x - n * np.float32(0.693359375))
+            p = np.float32(1 / 720) + r * np.float32(1 / 5040)
+            p = np.float32(1 / 120) + r * p
+            p = np.float32(1 / 24) + r * p
+            p = np.float32(1 / 6) + r * p
+            p = np.float32(1 / 2) + r * p
+            p = np.float32(1.0) + r * p
+            p = np.float32(1.0) + r * p
+            power = np.int32((np.int32(127) - np.int32(n)) << np.int32(23)).view(np.float32)
+            later[m] = g[m] * height * (p * power) + keep * later[m]
             out[m] = later[m]
+
+    @_jit
+    def _sums_step(x, first, second):  # type: ignore[no-untyped-def]
+        for m in range(x.size):
+            c = np.float64(np.float32(np.trunc(np.float64(x[m]) * 4096.0))) * (1 / 4096.0)
+            first[m] += c
+            second[m] += c * c
+
+    @_jit
+    def _products_step(g, x, first, second):  # type: ignore[no-untyped-def]
+        for m in range(g.size):
+            c = np.float64(np.float32(np.trunc(np.float64(x[m]) * 4096.0))) * (1 / 4096.0)
+            first[m] += g[m]
+            second[m] += g[m] * c
+
+    @_jit
+    def _affine_step(g, x, a, b, c):  # type: ignore[no-untyped-def]
+        for m in range(g.size):
+            g[m] = a[m] * g[m] + b[m] * x[m] + c[m]
+
+    @_jit
+    def _fold(tile, channels, out):  # type: ignore[no-untyped-def]
+        for m in range(tile.size):
+            out[m % channels] += tile[m]
 
     @_parallel
     def _integrate(x, keep, out):  # type: ignore[no-untyped-def]
@@ -184,13 +350,24 @@ if AVAILABLE:
                     _integrate_step(x[n, t, low : low + y.size], y, keep, out[n, t, low : low + y.size])
 
     @_parallel
-    def _fire(x, keep, threshold, spikes, voltage):  # type: ignore[no-untyped-def]
+    def _fire(x, keep_u, keep, threshold, scale, offset, late, spikes, voltage):  # type: ignore[no-untyped-def]
+        steps = x.shape[1]
         for n in numba.prange(x.shape[0]):
-            for low in range(0, x.shape[2], _CHUNK):
-                y = np.zeros(min(_CHUNK, x.shape[2] - low), np.float64)
-                for t in range(x.shape[1]):
-                    part = slice(low, low + y.size)
-                    _fire_step(x[n, t, part], y, keep, threshold, spikes[n, t, part], voltage[n, t, part])
+            fired = np.empty(scale.size, np.float32)
+            for low in range(0, x.shape[2], scale.size):
+                size = min(scale.size, x.shape[2] - low)
+                part = slice(low, low + size)
+                u, v, c = np.zeros(size, np.float64), np.zeros(size, np.float64), np.empty(size, np.float32)
+                for t in range(min(late, steps)):
+                    spikes[n, t, part] = 0.0
+                for t in range(steps):
+                    if keep_u > 0.0:
+                        _integrate_step(x[n, t, part], u, keep_u, c)
+                    else:
+                        c[:] = x[n, t, part]
+                    _fire_step(c, v, keep, threshold, scale[:size], offset[:size], fired, voltage[n, t, part])
+                    if t + late < steps:
+                        spikes[n, t + late, part] = fired[:size]
 
     @_parallel
     def _integrate_backward(g, keep, out):  # type: ignore[no-untyped-def]
@@ -200,8 +377,48 @@ if AVAILABLE:
                 _decay_step(g[n, t], keep, later, out[n, t])
 
     @_parallel
-    def _fire_backward(g, voltage, keep, threshold, inverse_tau, height, out):  # type: ignore[no-untyped-def]
+    def _fire_backward(g, voltage, keep_u, keep, threshold, inverse_tau, height, late, out):  # type: ignore[no-untyped-def]
+        steps = g.shape[1]
+        for n in numba.prange(g.shape[0]):
+            later, later_u = np.zeros(g.shape[2], np.float32), np.zeros(g.shape[2], np.float32)
+            for t in range(steps - 1, -1, -1):
+                if t + late < steps:
+                    _surrogate_step(g[n, t + late], voltage[n, t], keep, threshold, inverse_tau, height, later, out[n, t])
+                else:
+                    out[n, t] = 0.0
+                if keep_u > 0.0:
+                    _decay_step(out[n, t], keep_u, later_u, out[n, t])
+
+    @_parallel
+    def _fire_backward_sums(g, voltage, x, keep_u, keep, threshold, inverse_tau, height, late, out, sums):  # type: ignore[no-untyped-def]
+        steps, channels = g.shape[1], sums.shape[2]
         for n in numba.prange(g.shape[0]):
             later = np.zeros(g.shape[2], np.float32)
-            for t in range(g.shape[1] - 1, -1, -1):
-                _surrogate_step(g[n, t], voltage[n, t], keep, threshold, inverse_tau, height, later, out[n, t])
+            first, second = np.zeros(g.shape[2], np.float64), np.zeros(g.shape[2], np.float64)
+            for t in range(steps - 1, -1, -1):
+                if t + late < steps:
+                    _surrogate_step(g[n, t + late], voltage[n, t], keep, threshold, inverse_tau, height, later, out[n, t])
+                else:
+                    out[n, t] = 0.0
+                _products_step(out[n, t], x[n, t], first, second)
+            _fold(first, channels, sums[n, 0])
+            if sums.shape[1] > 1:
+                _fold(second, channels, sums[n, 1])
+
+    @_parallel
+    def _sums(x, sums):  # type: ignore[no-untyped-def]
+        channels = sums.shape[2]
+        for n in numba.prange(x.shape[0]):
+            first, second = np.zeros(x.shape[2], np.float64), np.zeros(x.shape[2], np.float64)
+            for t in range(x.shape[1]):
+                _sums_step(x[n, t], first, second)
+            _fold(first, channels, sums[n, 0])
+            _fold(second, channels, sums[n, 1])
+
+    @_parallel
+    def _affine(g, x, a, b, c):  # type: ignore[no-untyped-def]
+        for n in numba.prange(g.shape[0]):
+            for t in range(g.shape[1]):
+                for low in range(0, g.shape[2], a.size):
+                    size = min(a.size, g.shape[2] - low)
+                    _affine_step(g[n, t, low : low + size], x[n, t, low : low + size], a[:size], b[:size], c[:size])

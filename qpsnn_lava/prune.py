@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from netx_export.errors import ConfigError
+from qpsnn_lava import parallel
 from qpsnn_lava.blocks import blocks_of
 from qpsnn_lava.coding import Coding
 from qpsnn_lava.data import TrainingData, stratified_choice
-from qpsnn_lava.train import to_input
+from qpsnn_lava.train import device_of, to_input
 
 TieBreak = Literal["nuclear", "rate", "none"]
 
@@ -93,14 +94,18 @@ def score(
         model.eval()
         with torch.no_grad():
             for low in range(0, len(chosen), batch):
-                part = chosen[low : low + batch]
-                model(to_input(dataset.train.images[part], coding, dataset.max_value, seed, dataset.train.indices[part]))
+                part = chosen[low : low + batch][parallel.rank() :: parallel.size()]
+                if not len(part):
+                    continue
+                spikes = to_input(dataset.train.images[part], coding, dataset.max_value, seed, dataset.train.indices[part])
+                model(spikes.to(device_of(model)))
                 weights.append(len(part))
     finally:
         for handle in handles:
             handle.remove()
-    share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-    means = {i: torch.einsum("b,bkc->kc", share, torch.stack(parts)).numpy() for i, parts in sums.items()}
+    share = torch.tensor(weights, dtype=torch.float64) / len(chosen)
+    weighted = {i: torch.einsum("b,bkc->kc", share.to(parts[0].device), torch.stack(parts)) for i, parts in sums.items()}
+    means = {i: parallel.total(mean).cpu().numpy() for i, mean in weighted.items()}
     return {i: Scores(m[0], m[1], m[2], len(chosen)) for i, m in means.items()}
 
 
@@ -115,23 +120,55 @@ def prunable(model: torch.nn.Module) -> list[int]:
 
 def choose(
     scores: Mapping[int, Scores],
-    keep: float | Sequence[float],
+    keep: float | Sequence[float] | Mapping[int, int],
     scope: Literal["layer", "global"] = "layer",
     tie_break: TieBreak = "nuclear",
 ) -> dict[int, NDArray[np.int64]]:
-    """The channels that stay, ascending, per block.
+    """The channels that stay, ascending, per block: highest scores first; ties go to the higher nuclear norm (or rate), then
+    to the lower channel.
 
-    A layer of C channels keeps ``floor(keep * C + 1/2)``, highest scores first; ties go to the higher nuclear norm (or rate),
-    then to the lower channel.  ``global``: one threshold for all layers, on the rank relative to the layer's highest.
+    Args:
+        scores: of :func:`score`.
+        keep: shares as of :func:`keep_counts`, or how many channels stay of each block.
+        scope: of shares, see there.
+        tie_break: nuclear, rate or none.
+
+    Raises:
+        ConfigError: as :func:`keep_counts`, or a number of channels that a block does not have.
+    """
+    counts = keep if isinstance(keep, Mapping) else keep_counts(scores, keep, scope, tie_break)
+    if set(counts) != set(scores):
+        raise ConfigError(f"channels to keep are given for the blocks {sorted(counts)}; scored are {sorted(scores)}.")
+    for i, count in counts.items():
+        if not 0 <= count <= len(scores[i].rank):
+            raise ConfigError(f"layer {i} has {len(scores[i].rank)} channels and cannot keep {count}.")
+        if count < 1:
+            raise ConfigError(
+                f"layer {i} would lose all of its {len(scores[i].rank)} channels; keep at least 1 "
+                "(a larger keep, or scope per layer)."
+            )
+    return {i: np.sort(_order(s, tie_break)[: counts[i]]) for i, s in scores.items()}
+
+
+def keep_counts(
+    scores: Mapping[int, Scores],
+    keep: float | Sequence[float],
+    scope: Literal["layer", "global"] = "layer",
+    tie_break: TieBreak = "nuclear",
+) -> dict[int, int]:
+    """How many channels of each block a share leaves.
+
+    A layer of C channels keeps ``floor(keep * C + 1/2)``.  ``global``: one threshold for all layers, on the rank relative to the
+    layer's highest.
 
     Args:
         scores: of :func:`score`.
         keep: in (0, 1]: one for all, or one per block in order.
         scope: per layer, or one ratio over all channels together.
-        tie_break: nuclear, rate or none.
+        tie_break: as of :func:`choose`; it decides at the threshold of ``global``.
 
     Raises:
-        ConfigError: where a layer would lose all its channels, or a ratio or their number does not fit.
+        ConfigError: a ratio or their number does not fit.
     """
     ratios = [keep] * len(scores) if isinstance(keep, float | int) else list(keep)
     if len(ratios) != len(scores):
@@ -141,18 +178,9 @@ def choose(
             raise ConfigError(f"keep is {ratio}; the share of the channels that stays is above 0 and at most 1.")
     if scope == "global" and not isinstance(keep, float | int):
         raise ConfigError("keep lists a share per layer, but the scope is global; give one number.")
-    orders = {i: _order(s, tie_break) for i, s in scores.items()}
     if scope == "layer":
-        counts = {i: math.floor(r * len(s.rank) + 0.5) for (i, s), r in zip(scores.items(), ratios, strict=True)}
-    else:
-        counts = _global_counts(scores, orders, float(ratios[0]))
-    for i, count in counts.items():
-        if count < 1:
-            raise ConfigError(
-                f"layer {i} would lose all of its {len(scores[i].rank)} channels; keep at least 1 "
-                "(a larger keep, or scope per layer)."
-            )
-    return {i: np.sort(orders[i][: counts[i]]) for i in scores}
+        return {i: math.floor(r * len(s.rank) + 0.5) for (i, s), r in zip(scores.items(), ratios, strict=True)}
+    return _global_counts(scores, {i: _order(s, tie_break) for i, s in scores.items()}, float(ratios[0]))
 
 
 def _order(scores: Scores, tie_break: TieBreak) -> NDArray[np.int64]:

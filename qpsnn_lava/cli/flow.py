@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,8 @@ def run(
     """
     from qpsnn_lava import pipeline
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("run is for one process; start 'train' with torchrun, then 'run' without it: it goes on from there.")
     plan, folder = plan_of(experiment, set_, data, out)
     with telling(quiet=as_json) as say:
         try:
@@ -58,22 +61,41 @@ def run(
 
 
 def train(
-    experiment: ExperimentName,
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="As for run; left out with --resume.", show_default=False)
+    ] = None,
     set_: Overrides = None,
     data: DataFolder = None,
     out: OutFolder = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run folder's training.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train, prune and fine-tune only: leaves model.safetensors in the run folder."""
-    from qpsnn_lava import pipeline
+    """Train, prune and fine-tune only: leaves model.safetensors in the run folder.
 
-    plan, folder = plan_of(experiment, set_, data, out)
-    with telling(quiet=as_json) as say:
-        done = pipeline.fit(plan, pipeline.open_folder(plan, folder), say)
+    The state is kept after every epoch and on SIGTERM or Ctrl-C. Several processes: torchrun --nproc_per_node=N -m qpsnn_lava train ...
+    """
+    from qpsnn_lava import parallel, pipeline
+
+    with parallel.joined():
+        if resume is None:
+            if experiment is None:
+                raise ConfigError("train needs an EXPERIMENT, or --resume RUN to go on with a run folder.")
+            plan, folder = plan_of(experiment, set_, data, out)
+            files = pipeline.open_folder(plan, folder)
+        else:
+            if experiment or set_ or data or out:
+                raise ConfigError(
+                    f"--resume {resume} brings its own experiment; leave out EXPERIMENT, --set, --data and --out."
+                )
+            files, plan = open_run(resume)
+        with telling(quiet=as_json or parallel.rank() > 0) as say:
+            done = pipeline.fit(plan, files, say)
+        if parallel.rank() > 0:
+            return
     if as_json:
-        print_json({"run": str(folder), "phases": {k: v for k, v in done.items() if k != "prune"}})
+        print_json({"run": str(files.path), "phases": {k: v for k, v in done.items() if k != "prune"}})
     else:
-        err().print(f"Model: {escape(str(folder / 'model.safetensors'))}", highlight=False, soft_wrap=True)
+        err().print(f"Model: {escape(str(files.model))}", highlight=False, soft_wrap=True)
 
 
 def export(run_folder: RunArgument, as_json: JsonFlag = False) -> None:

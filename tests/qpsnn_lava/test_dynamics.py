@@ -30,7 +30,8 @@ def _ours(current: torch.Tensor, options: NeuronOptions, neuron: Any) -> tuple[t
     """u and spikes (N, T, ...) of a current (N, T, ...)."""
     u = dynamics.integrate(current, options.current_decay)
     tau, scale = neuron.tau_rho * slayer_cuba.TAU_RHO_MULT, neuron.scale_rho * slayer_cuba.SCALE_RHO_MULT
-    return u, dynamics.fire(u, options.voltage_decay, neuron.threshold + neuron.threshold_eps, tau, scale)
+    threshold = neuron.threshold + neuron.threshold_eps
+    return u, dynamics.fire(u, dynamics.Firing(options.voltage_decay, threshold, tau, scale))
 
 
 decays = st.one_of(st.integers(0, 4096), st.sampled_from([0, 1, 2048, 4095, 4096]))

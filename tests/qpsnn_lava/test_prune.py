@@ -19,7 +19,7 @@ from qpsnn_lava.blocks import Conv, Dense, Flatten, Integrate, NeuronOptions, Su
 from qpsnn_lava.coding import Coding
 from qpsnn_lava.data import Dataset, Split
 from qpsnn_lava.model import SpikingNetwork
-from qpsnn_lava.prune import Scores, choose, cut, prunable, score, svs
+from qpsnn_lava.prune import Scores, choose, cut, keep_counts, prunable, score, svs
 from qpsnn_lava.quantise import Quantiser, ReScaW
 
 torch.set_num_threads(1)
@@ -183,6 +183,31 @@ def test_global_scope_refuses_to_take_a_whole_layer() -> None:
     scores = {0: _scores([4, 4, 4, 4]), 5: _scores([0, 0])}
     with pytest.raises(ConfigError, match=r"layer 5 would lose all of its 2 channels; .*a larger keep, or scope per layer"):
         choose(scores, 0.5, "global")
+
+
+def test_counts_instead_of_shares() -> None:
+    scores = {0: _scores([1, 2, 3, 4]), 2: _scores([4, 3, 2, 1], [0.0, 0.0, 0.0, 9.0])}
+    kept = choose(scores, {0: 3, 2: 1})
+    assert kept[0].tolist() == [1, 2, 3] and kept[2].tolist() == [0]
+    for keep, scope in ((0.5, "layer"), ([0.25, 0.75], "layer"), (0.6, "global")):
+        counts = keep_counts(scores, keep, scope)  # type: ignore[arg-type]
+        by_share, by_count = choose(scores, keep, scope), choose(scores, counts)  # type: ignore[arg-type]
+        assert {i: k.tolist() for i, k in by_share.items()} == {i: k.tolist() for i, k in by_count.items()}
+        assert counts == {i: len(k) for i, k in by_share.items()}
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({0: 2}, r"channels to keep are given for the blocks \[0\]; scored are \[0, 1\]"),
+        ({0: 2, 1: 3}, r"layer 1 has 2 channels and cannot keep 3"),
+        ({0: 2, 1: -1}, r"layer 1 has 2 channels and cannot keep -1"),
+        ({0: 0, 1: 1}, r"layer 0 would lose all of its 2 channels; keep at least 1"),
+    ],
+)
+def test_choose_refuses_counts_that_are_not_there(counts: dict[int, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        choose({0: _scores([1, 2]), 1: _scores([1, 2])}, counts)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from qpsnn_lava.quantise import Quantiser, ReScaW
 from qpsnn_lava.train import (
     Progress,
     Schedule,
-    augmented,
     calibrate,
     evaluate,
     first_maximum,
@@ -315,49 +314,6 @@ def test_to_input_is_the_coding(corners: Corners, coding: Coding) -> None:
     expected = encode(part.images[:7], coding, max_value=15, seed=3, indices=part.indices[:7])
     assert found.dtype == torch.float32 and np.array_equal(found.numpy(), expected) and expected.any()
     assert (found.stride(-1) == 0) == (coding.kind == "direct")
-
-
-# --- augmentation ------------------------------------------------------------------------------------------------------
-
-
-def _shifted(image: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:
-    out = np.zeros_like(image)
-    height, width = image.shape[1:]
-    for y in range(height):
-        for x in range(width):
-            if 0 <= y + dy < height and 0 <= x + dx < width:
-                out[:, y, x] = image[:, y + dy, x + dx]
-    return out
-
-
-@pytest.mark.parametrize(("shape", "reach"), [((3, 5, 7), (1, 1)), ((2, 24, 12), (2, 1))])
-@pytest.mark.parametrize("augment", ["shift", "flip-shift"])
-def test_augmented_images_are_shifted_and_mirrored(shape: tuple[int, ...], reach: tuple[int, int], augment: Any) -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(1, 256, (60, *shape)).astype(np.uint8)
-    out = augmented(images, augment, np.random.default_rng(1))
-    assert out.shape == images.shape and out.dtype == np.uint8 and out.flags.c_contiguous
-    used: set[tuple[bool, int, int]] = set()
-    for image, made in zip(images, out, strict=True):
-        found = [
-            (mirrored, dy, dx)
-            for mirrored in ((False, True) if augment == "flip-shift" else (False,))
-            for dy in range(-reach[0], reach[0] + 1)
-            for dx in range(-reach[1], reach[1] + 1)
-            if np.array_equal(made, _shifted(image[..., ::-1] if mirrored else image, dy, dx))
-        ]
-        assert len(found) == 1
-        used.add(found[0])
-    assert len({u[0] for u in used}) == (2 if augment == "flip-shift" else 1)
-    assert {u[1] for u in used} == set(range(-reach[0], reach[0] + 1))
-    assert {u[2] for u in used} == set(range(-reach[1], reach[1] + 1))
-    assert np.array_equal(out, augmented(images, augment, np.random.default_rng(1)))
-    assert not np.array_equal(out, augmented(images, augment, np.random.default_rng(2)))
-
-
-def test_no_augmentation() -> None:
-    images = np.arange(24, dtype=np.uint8).reshape(2, 1, 3, 4)
-    assert augmented(images, "none", np.random.default_rng(0)) is images
 
 
 # --- sizes that come up ------------------------------------------------------------------------------------------------
