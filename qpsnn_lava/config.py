@@ -19,6 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from netx_export.errors import ConfigError, FormatError
+from qpsnn_lava.data.augment import Augment, allowed_augments
+from qpsnn_lava.data.catalogue import EVENT_NAMES
 
 MAX_FILE_BYTES = 1 << 20
 MAX_LAYERS = 256
@@ -45,16 +47,28 @@ class Data(_Section):
     """[data]: which images, and how they become spikes.
 
     Args:
-        name: the built-in data set.
+        name: the built-in data set (docs/data.md).
         folder: where its files are; "" for their usual place.
-        coding: "direct" (graded pixels, the same in every step) or "rate" (Bernoulli spikes).
-        steps: T, time steps per image, 1..1024.
-        input_bits: bits of a graded pixel, 1..8 (direct coding).
+        coding: "direct" (graded pixels, the same in every step) or "rate" (Bernoulli spikes) of images; "events" (counts) of a set
+            of events.
+        steps: T, time steps per sample, 1..1024.
+        input_bits: bits of a graded pixel or of a count of events, 1..8 (direct coding and events).
     """
 
-    name: Literal["digits", "fashion-mnist"]
+    name: Literal[
+        "digits",
+        "fashion-mnist",
+        "fashion-mnist-saccade",
+        "cifar-10",
+        "cifar-100",
+        "tiny-imagenet",
+        "n-mnist",
+        "dvs-gesture",
+        "cifar10-dvs",
+        "shd",
+    ]
     folder: str = ""
-    coding: Literal["direct", "rate"] = "direct"
+    coding: Literal["direct", "rate", "events"] = "direct"
     steps: Annotated[int, Field(ge=1, le=1024)] = 4
     input_bits: Annotated[int, Field(ge=1, le=8)] = 4
 
@@ -166,7 +180,8 @@ class Train(_Section):
         finetune_learning_rate: the same for fine-tuning.
         weight_decay: 0..1.
         threads: 0: all cores.
-        augment: "none", "shift" or "flip-shift".
+        augment: of images "none", "shift", "flip-shift", "crop-flip", "crop-flip-cutout" or "autoaugment"; of frames of events
+            "none", "event-shift" or "event-flip-shift" (:func:`qpsnn_lava.data.augmented`).
     """
 
     epochs: Epochs = 20
@@ -179,7 +194,7 @@ class Train(_Section):
     finetune_learning_rate: Annotated[float, Field(gt=0, le=10)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    augment: Literal["none", "shift", "flip-shift"] = "none"
+    augment: Augment = "none"
 
 
 class Prune(_Section):
@@ -189,6 +204,8 @@ class Prune(_Section):
         criterion: "svs".
         keep: share of the channels that stays, above 0, at most 1: one number, or one for each conv and dense layer in order.
         scope: "layer" (the share holds in each layer) or "global" (over all layers together).
+        widths: "any" (what the share leaves) or "chip" (rounded to widths that the chip of [map] stores well, see
+            :func:`mapping.widths.choose_widths`).
         eps: singular values above it count, > 0.
         tie_break: between channels of equal score: "nuclear", "rate" or "none" (the lower channel stays).
         samples: training images that are scored.
@@ -197,6 +214,7 @@ class Prune(_Section):
     criterion: Literal["svs"] = "svs"
     keep: Ratio | Annotated[tuple[Ratio, ...], BeforeValidator(_array)] = 0.5
     scope: Literal["layer", "global"] = "layer"
+    widths: Literal["any", "chip"] = "any"
     eps: Positive = 1e-6
     tie_break: Literal["nuclear", "rate", "none"] = "nuclear"
     samples: Count = 512
@@ -252,6 +270,13 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
+        name, coding = self.data.name, self.data.coding
+        if (name in EVENT_NAMES) != (coding == "events"):
+            kind, way = ("events", '"events"') if name in EVENT_NAMES else ("images", '"direct" or "rate"')
+            raise ValueError(f'data.coding is "{coding}", but {name} is a set of {kind}; it takes {way}')
+        allowed = allowed_augments(name)
+        if self.train.augment not in allowed:
+            raise ValueError(f'train.augment is "{self.train.augment}"; {name} takes {", ".join(allowed)}')
         flat = False
         for i, layer in enumerate(self.network):
             if flat and not isinstance(layer, DenseLayer):

@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from netx_export.integers import stored_bits
 from netx_export.lava_run import run_lava
 from netx_export.network import Conv, Integrator, Network
 from netx_export.simulate import Run, decide_scores, read_out
-from qpsnn_lava import checkpoint, dynamics, plots, prune, report
+from qpsnn_lava import checkpoint, dynamics, parallel, plots, prune, report
 from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.config import Experiment, load_experiment, to_toml
 from qpsnn_lava.data import Dataset, Split, load
@@ -107,8 +107,12 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def phase(self, name: str) -> Path:
-        """Checkpoint of a training phase."""
+        """The model that a training phase ended with."""
         return self.path / "checkpoints" / f"{name}.safetensors"
+
+    def snapshot(self, name: str) -> Path:
+        """The state of a training phase under way."""
+        return self.path / "checkpoints" / f"{name}.state.safetensors"
 
 
 def run(experiment: Experiment, folder: Path, *, say: Say, command: str = "") -> dict[str, Any]:
@@ -141,17 +145,22 @@ def run(experiment: Experiment, folder: Path, *, say: Say, command: str = "") ->
 def open_folder(experiment: Experiment, folder: Path) -> RunFolder:
     """The run folder with the experiment's config.toml in it; refuses one that holds another experiment."""
     files = RunFolder(folder)
-    text = to_toml(experiment)
+    if parallel.rank() == 0:
+        _claim(experiment, files)
+    parallel.wait()
+    return files
+
+
+def _claim(experiment: Experiment, files: RunFolder) -> None:
     if files.config.exists():
         if load_experiment(files.config) != experiment:
             raise ConfigError(
-                f"{folder} holds another experiment (its config.toml differs); choose another --out, or remove the folder."
+                f"{files.path} holds another experiment (its config.toml differs); choose another --out, or remove the folder."
             )
-        return files
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty and is no run folder; choose another --out.")
-    write_text(files.config, text)
-    return files
+        return
+    if files.path.exists() and not (files.path.is_dir() and not any(files.path.iterdir())):
+        raise ConfigError(f"{files.path} is not empty and is no run folder; choose another --out.")
+    write_text(files.config, to_toml(experiment))
 
 
 def coding_of(experiment: Experiment) -> Coding:
@@ -162,13 +171,18 @@ def coding_of(experiment: Experiment) -> Coding:
 def data_of(experiment: Experiment) -> Dataset:
     """The experiment's data set."""
     folder = Path(experiment.data.folder) if experiment.data.folder else None
-    return load(experiment.data.name, folder=folder, seed=experiment.seed)
+    return load(experiment.data.name, folder=folder, seed=experiment.seed, steps=experiment.data.steps)
 
 
 def untrained(experiment: Experiment, dataset: Dataset) -> SpikingNetwork:
     """The experiment's network for its data, with fresh weights from torch's global generator."""
-    shape = dataset.train.images.shape[1:]
-    return build(experiment, shape, dataset.classes, coding_of(experiment).input_max)  # type: ignore[arg-type]
+    coding = coding_of(experiment)
+    return build(experiment, input_shape(coding, dataset), dataset.classes, coding.input_max)
+
+
+def input_shape(coding: Coding, dataset: Dataset) -> tuple[int, int, int]:
+    """(C, H, W) of the network's input for this data."""
+    return coding.input_shape(dataset.train.images.shape[1:])
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -180,11 +194,18 @@ def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
     if "fine-tune" in done and files.model.exists():
         say(Event("fine-tune", "trained before; going on from there", final=True))
         return done
+    with parallel.joined() as device:
+        return _fit(experiment, files, say if parallel.rank() == 0 else lambda event: None, device, done)
+
+
+def _fit(experiment: Experiment, files: RunFolder, say: Say, device: torch.device, done: dict[str, Any]) -> dict[str, Any]:
+    """The phases that are not done, in this process or in several; process 0 writes and speaks."""
+    first = parallel.rank() == 0
     set_threads(experiment)
     dataset, coding = data_of(experiment), coding_of(experiment)
     settings = experiment.train
     torch.manual_seed(experiment.seed)
-    model = untrained(experiment, dataset)
+    model = untrained(experiment, dataset).to(device)
 
     def schedule(epochs: int, rate: float, frozen: int, stream: int) -> Schedule:
         seed = experiment.seed + stream
@@ -192,15 +213,30 @@ def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
             epochs, frozen, settings.batch, settings.optimiser, rate, settings.weight_decay, settings.augment, seed
         )
 
+    def keep_done() -> None:
+        if first:
+            checkpoint.save_json(files.training, done)
+
     def phase(name: str, one: SpikingNetwork, plan: Schedule) -> None:
-        """Trains, or takes up what was trained."""
+        """Trains, goes on training, or takes up what was trained."""
         if name in done:
             checkpoint.load_model(one, files.phase(name))
             return
-        best = train(one, dataset, coding, plan, progress=_teller(name, files, say))
-        checkpoint.save_model(one, files.phase(name))
+        progress = _teller(name, files, say) if first else None
+        best = train(
+            one,
+            dataset,
+            coding,
+            plan,
+            progress=progress,
+            snapshots=files.snapshot(name),
+            notice=lambda text: say(Event(name, text, final=True)),
+        )
         done[name] = _trained(best)
-        checkpoint.save_json(files.training, done)
+        if first:
+            checkpoint.save_model(one, files.phase(name))
+            keep_done()
+            checkpoint.remove_snapshots(files.snapshot(name))
 
     phase("float", model, schedule(settings.epochs, settings.learning_rate, 0, 0))
     set_quantised(model, True)
@@ -212,20 +248,46 @@ def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
         scores = prune.score(
             model, dataset, coding, samples=experiment.prune.samples, eps=experiment.prune.eps, seed=experiment.seed
         )
-        kept = prune.choose(scores, experiment.prune.keep, experiment.prune.scope, experiment.prune.tie_break)
+        counts, rounded = channels_to_keep(experiment, model, dataset, scores)
+        kept = prune.choose(scores, counts, tie_break=experiment.prune.tie_break)
         done["prune"] = {
             "seconds": time.perf_counter() - start,
             "kept": {str(i): k.tolist() for i, k in kept.items()},
             "scores": {str(i): {"rank": s.rank.tolist(), "nuclear": s.nuclear.tolist()} for i, s in scores.items()},
+            "widths": [asdict(choice) for choice in rounded],
         }
-        checkpoint.save_json(files.training, done)
-        say(Event("prune", _cut_line(scores, kept), final=True))
-    small = pruned_model(model, done, dataset)
-    if "fine-tune" not in done:
+        keep_done()
+        say(Event("prune", _cut_line(scores, kept, rounded), final=True))
+    small = pruned_model(experiment, model, done, dataset)
+    if "fine-tune" not in done and not files.snapshot("fine-tune").exists():
         calibrate(small, dataset, coding, samples=CALIBRATION, batch=settings.batch, seed=experiment.seed)
     phase("fine-tune", small, schedule(settings.finetune_epochs, settings.finetune_learning_rate, settings.frozen_epochs, 2))
-    checkpoint.save_model(small, files.model)
+    if first:
+        checkpoint.save_model(small, files.model)
+    parallel.wait()
     return done
+
+
+def channels_to_keep(
+    experiment: Experiment, model: SpikingNetwork, dataset: Dataset, scores: dict[int, prune.Scores]
+) -> tuple[dict[int, int], tuple[mapping.WidthChoice, ...]]:
+    """How many channels of each block stay, and how that was rounded for the experiment's chip, where that is asked for.
+
+    What a layer costs is counted from the model's own integers before pruning.
+
+    Raises:
+        CapacityError: the network would not fit the chip with the widths that the share leaves.
+    """
+    settled = experiment.prune
+    counts = prune.keep_counts(scores, settled.keep, settled.scope, settled.tie_break)
+    if settled.widths == "any":
+        return counts, ()
+    names = dict(zip([i for i, block in enumerate(model.blocks) if hasattr(block, "synapse")], model.names, strict=True))
+    layers = mapping.plan_layers(frozen(experiment, model, dataset))
+    chip = mapping.load_chip(experiment.map.chip)
+    chosen = mapping.choose_widths(layers, chip, {names[i]: count for i, count in counts.items()})
+    taken = {choice.name: choice.taken for choice in chosen}
+    return {i: taken[names[i]] for i in counts}, chosen
 
 
 def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork]:
@@ -236,23 +298,23 @@ def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork
     checkpoint.load_model(plain, files.phase("float"))
     checkpoint.load_model(quantised, files.phase("quantised"))
     set_quantised(quantised, True)
-    small = pruned_model(quantised, done, dataset)
-    final = pruned_model(quantised, done, dataset)
+    small = pruned_model(experiment, quantised, done, dataset)
+    final = pruned_model(experiment, quantised, done, dataset)
     checkpoint.load_model(final, files.model)
     return {"float": plain, "quantised": quantised, "pruned": small, "final": final}
 
 
-def pruned_model(model: SpikingNetwork, done: dict[str, Any], dataset: Dataset) -> SpikingNetwork:
+def pruned_model(experiment: Experiment, model: SpikingNetwork, done: dict[str, Any], dataset: Dataset) -> SpikingNetwork:
     """The model with the channels cut that training.json says."""
     kept = {int(i): np.asarray(k, np.int64) for i, k in done["prune"]["kept"].items()}
-    small = prune.cut(model, kept, dataset.train.images.shape[1:])
+    small = prune.cut(model, kept, input_shape(coding_of(experiment), dataset))
     assert isinstance(small, SpikingNetwork)
     return small
 
 
 def set_threads(experiment: Experiment) -> None:
     """Threads of torch and numba: as asked, else all cores."""
-    threads = experiment.train.threads or os.cpu_count() or 1
+    threads = experiment.train.threads or max(1, (os.cpu_count() or 1) // parallel.size())
     torch.set_num_threads(threads)
     dynamics.set_threads(threads)
 
@@ -264,15 +326,18 @@ def export(experiment: Experiment, files: RunFolder, say: Say) -> None:
     """Freezes the final and the unpruned quantised model into network.net and unpruned.net."""
     if files.network.exists() and files.unpruned.exists():
         return
-    made = models(experiment, files)
-    coding = coding_of(experiment)
-    bits = coding.input_bits if coding.kind == "direct" else 0
-    shape = data_of(experiment).train.images.shape[1:]
+    made, dataset = models(experiment, files), data_of(experiment)
     for name, path in (("quantised", files.unpruned), ("final", files.network)):
-        network = freeze(made[name], shape, coding.steps, input_bits=bits)
+        network = frozen(experiment, made[name], dataset)
         hdf5.write(network, path)
     weights = sum(p.synapse.weight.size for p in network.projections)
     say(Event("freeze", f"{weights} integer weights in {len(network.projections)} layers -> {files.network}", final=True))
+
+
+def frozen(experiment: Experiment, model: SpikingNetwork, dataset: Dataset) -> Network:
+    """The integers of a quantised model of the experiment."""
+    coding = coding_of(experiment)
+    return freeze(model, input_shape(coding, dataset), coding.steps, input_bits=coding.graded_bits)
 
 
 def check(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
@@ -299,7 +364,7 @@ def check(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
     result["accuracy"]["integer"] = _accuracy(classes, test)
     result["ties"] = int((tied > 1).sum())
     result["firing"] = {
-        p.name: summary.spikes[p.name] / (p.size * coding.steps * summary.samples) for p in network.populations[1:]
+        p.name: summary.spikes[p.name] / (p.size * coding.steps * summary.samples) for p in network.populations
     }
     result["synaptic_ops"] = sum(summary.operations.values()) / summary.samples
     before = engine.summarise(
@@ -445,23 +510,36 @@ def first(part: Split, count: int) -> Split:
 
 
 def place(experiment: Experiment, files: RunFolder, say: Say) -> None:
-    """Maps both networks onto the chip; keeps mapping.json."""
+    """Maps both networks onto the chip, the final one with every detail, as busy as the simulation was; keeps mapping.json."""
     if files.mapping.exists():
         return
     start = time.perf_counter()
     chip = mapping.load_chip(experiment.map.chip)
-    tables = {}
-    for name, path in (("network", files.network), ("unpruned", files.unpruned)):
-        network = hdf5.read(path)
-        placed = mapping.map_network(network, chip)
+    firing = checkpoint.load_json(files.checks)["firing"]
+    networks = {"network": hdf5.read(files.network), "unpruned": hdf5.read(files.unpruned)}
+    tables: dict[str, Any] = {}
+    for name, network in networks.items():
+        placed = mapping.place(network, mapping.map_network(network, chip), firing, experiment.seed).mapping
         mapping.require(network, placed)
         tables[name] = {"utilisation": mapping.utilisation(network, placed).to_dict(), "mapping": placed.to_dict()}
+    final = mapping.Mapping.from_dict(tables["network"]["mapping"])
+    before = mapping.plan_layers(networks["unpruned"])
+    variants = {
+        "unpruned, at 8 bits": [mapping.at_bits(layer, 8) for layer in before],
+        "unpruned, quantised": before,
+        "pruned": mapping.plan_layers(networks["network"]),
+    }
+    tables["details"] = {
+        **mapping.describe(networks["network"], final, firing, networks["unpruned"]),
+        "pareto": mapping.front_rows(mapping.front(networks["network"], chip, firing)),
+        "compared": [asdict(row) for row in mapping.compare(variants, chip)],
+    }
     checkpoint.save_json(files.mapping, {**tables, "seconds": time.perf_counter() - start})
-    used, before = tables["network"]["utilisation"], tables["unpruned"]["utilisation"]
+    used, cores = tables["network"]["utilisation"], tables["unpruned"]["utilisation"]["cores"]
     say(
         Event(
             "map",
-            f"{chip.name}: {used['cores']} cores (unpruned {before['cores']}), lower bound {used['lower_bound']}",
+            f"{chip.name}: {used['cores']} cores (unpruned {cores}), lower bound {used['lower_bound']}",
             final=True,
         )
     )
@@ -491,7 +569,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             "source": dataset.source,
             "coding": coding.kind,
             "steps": coding.steps,
-            "input_bits": coding.input_bits if coding.kind == "direct" else 0,
+            "input_bits": coding.graded_bits,
         },
         "accuracy": checks["accuracy"],
         "ties": checks["ties"],
@@ -500,8 +578,10 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
         "synaptic_ops": checks["synaptic_ops"],
         "layers": _layer_rows(network, unpruned, plain, checks, tables["network"]["utilisation"]),
         "mapping": {
-            key: tables["network"]["utilisation"][key]
-            for key in ("chip", "profile", "cores", "chips", "fits", "verdict", "lower_bound", "evidence")
+            **{key: tables["network"]["utilisation"][key] for key in ("chip", "profile", "cores", "chips", "fits", "verdict")},
+            **{key: tables["network"]["utilisation"][key] for key in ("lower_bound", "evidence", "layers")},
+            **tables.get("details", {}),
+            "widths": training["prune"].get("widths", []),
         },
         "unpruned": {
             "cores": tables["unpruned"]["utilisation"]["cores"],
@@ -521,6 +601,9 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     }
     checkpoint.save_json(files.report, made)
     drawn = plots.save_all(made, network, _score_table(training, plain), files.path)
+    for name, rows in (("layers", made["mapping"]["layers"]), ("cores", made["mapping"].get("core_use"))):
+        if rows:
+            write_text(files.path / f"{name}.csv", report.csv_table(rows))
     write_text(files.path / "report.md", report.markdown(made, [path.name for path in drawn]))
     say(Event("report", str(files.path / "report.md"), final=True))
     return made
@@ -626,5 +709,11 @@ def _percent(accuracy: dict[str, Any]) -> str:
     return f"{100 * accuracy['value']:.2f} % (n = {accuracy['n']})"
 
 
-def _cut_line(scores: dict[int, prune.Scores], kept: dict[int, np.ndarray[Any, np.dtype[np.int64]]]) -> str:
-    return "channels kept: " + ", ".join(f"{len(kept[i])} of {len(s.rank)}" for i, s in scores.items())
+def _cut_line(
+    scores: dict[int, prune.Scores],
+    kept: dict[int, np.ndarray[Any, np.dtype[np.int64]]],
+    rounded: tuple[mapping.WidthChoice, ...],
+) -> str:
+    line = "channels kept: " + ", ".join(f"{len(kept[i])} of {len(s.rank)}" for i, s in scores.items())
+    asked = ", ".join(str(choice.asked) for choice in rounded if choice.why != mapping.widths.NOT_PRUNED)
+    return f"{line} (good widths; asked: {asked})" if asked else line

@@ -151,6 +151,11 @@ def verbs() -> dict[str, Any]:
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # click's, or that of the click inside typer
 
 
+def leaves(command: Any) -> list[Any]:
+    """The command, or the commands of a group."""
+    return list(getattr(command, "commands", {"": command}).values())
+
+
 def check_command(line: str) -> None:
     """Fails where a shell line names a verb, an option, a target, an extra or a file that does not exist."""
     words = shlex.split(line)
@@ -158,7 +163,10 @@ def check_command(line: str) -> None:
         words.pop(0)
     tool, arguments = Path(words[0]).name, words[1:]
     if tool == "qpsnn":
-        with verbs()[arguments[0]].make_context(arguments[0], arguments[1:]):
+        command, rest = verbs()[arguments[0]], arguments[1:]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        with command.make_context(arguments[0], rest):
             pass
     elif tool == "make":
         targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[0].split()
@@ -197,6 +205,8 @@ def test_every_command_in_the_documents_exists(document: str, line: str) -> None
     [
         "qpsnn fly digits",
         "qpsnn run digits --fast",
+        "qpsnn bench lunch network.net",
+        "qpsnn bench simulate network.net --fast",
         "qpsnn run",
         "make lunch",
         "python docs/nothing.py",
@@ -212,14 +222,15 @@ def test_a_wrong_command_is_noticed(line: str) -> None:
 def test_the_readme_lists_the_verbs_and_their_exit_codes() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", text, re.MULTILINE)
-    assert [verb for verb, _ in rows] == list(verbs())
+    assert sorted(verb for verb, _ in rows) == sorted(verbs())
     assert {verb: codes.strip() for verb, codes in rows if codes.strip()} == {
         "run": f"{CapacityError.exit_code}, {MismatchError.exit_code}",
         "verify": f"{MismatchError.exit_code}",
         "map": f"{CapacityError.exit_code}",
+        "bench": f"{MismatchError.exit_code}",
     }
     assert (QpsnnError.exit_code, CapacityError.exit_code, MismatchError.exit_code) == (1, 2, 3)
-    assert all("as_json" in {p.name for p in verb.params} for verb in verbs().values())
+    assert all("as_json" in {p.name for p in leaf.params} for verb in verbs().values() for leaf in leaves(verb))
 
 
 # --- links, names, figures ----------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from netx_export.errors import QpsnnError
-from qpsnn_lava.cli import chips, flow, netx, setup
+from qpsnn_lava.cli import bench, chips, data, flow, netx, setup
 from qpsnn_lava.cli.console import complain
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -25,9 +26,19 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": flow.report,
     "doctor": setup.doctor,
 }
+GROUPS = {"bench": bench.app, "data": data.app}
+
+
+class _Commands(TyperGroup):
+    """Lists the commands before the groups; typer would list them after."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: name in GROUPS)
+
 
 app = typer.Typer(
     name="qpsnn",
+    cls=_Commands,
     help="Quantised, pruned spiking networks: trained in SLAYER, exact on Lava, mapped onto Loihi.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,6 +46,8 @@ app = typer.Typer(
 )
 for name, command in COMMANDS.items():
     app.command(name)(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 _INTERRUPTED = 130  # 128 + SIGINT
 _UsageError: Any = typer.BadParameter.__bases__[0]  # click's UsageError, or that of the copy of click in newer typer
@@ -50,7 +63,7 @@ def main() -> None:
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        complain("interrupted; the same command goes on from the last finished stage.")
+        complain("interrupted; the same command goes on from what was finished.")
         sys.exit(_INTERRUPTED)
     except _UsageError as error:
         hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""

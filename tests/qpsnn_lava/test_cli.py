@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -24,13 +27,15 @@ from rich.console import Console
 
 from netx_export import hdf5
 from netx_export.errors import MissingError
-from netx_export.network import Dense, Integrator, Lif, Network, Population, Projection, Voltage
+from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Voltage
 from netx_export.simulate import simulate
 from qpsnn_lava import checkpoint, cli, data, pipeline
 from qpsnn_lava.cli import console as streams
+from qpsnn_lava.report import check as check_report
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("run", "train", "export", "inspect", "simulate", "verify", "map", "report", "doctor")
 
 
@@ -225,7 +230,168 @@ def test_simulate(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> 
         assert np.array_equal(written["spikes/hidden"], expected.spikes["hidden"])
         assert np.array_equal(written["voltage/output"], expected.voltage["output"])
     table = qpsnn("simulate", small, "--input", tmp_path / "x.npy").out.splitlines()
-    assert table[2].split() == ["hidden", str(fired), f"{100 * fired / 120:.2f}", "%"]
+    operations = fired_times_fan_out(network, expected.spikes["hidden"])
+    assert table[2].split() == ["hidden", str(fired), f"{100 * fired / 120:.2f}", "%", str(operations)]
+    assert result.json["synaptic_ops"]["hidden -> output"] == operations
+
+
+def fired_times_fan_out(network: Network, spikes: NDArray[Any]) -> int:
+    """Each spike of the hidden layer meets the non-zero weights of its column."""
+    weight = network.into("output")[0].synapse.weight
+    return int(sum((weight[:, pre] != 0).sum() for _, pre, _ in np.argwhere(spikes)))
+
+
+def test_simulate_keeps_no_spikes_that_nobody_asked_for(
+    qpsnn: Callable[..., Result], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts and classes come from pieces of the input; the whole run is not even called."""
+    from netx_export import engine
+    from qpsnn_lava.cli import netx
+
+    frames = (np.random.default_rng(1).random((7, 8, 6)) < 0.5).astype(np.uint8)
+    np.save(tmp_path / "x.npy", frames)
+    words = ("simulate", small, "--input", tmp_path / "x.npy", "--json")
+    whole = qpsnn(*words).json
+    monkeypatch.setattr(engine, "simulate_fast", lambda *_, **__: pytest.fail("kept all spikes"))
+    monkeypatch.setattr(netx, "PIECE", 2 * 8 * 6)  # two samples
+    assert [len(piece) for piece in netx._pieces(frames)] == [2, 2, 2, 1]
+    assert qpsnn(*words, "--threads", "1", "--max-memory", "1MB").json == whole
+
+
+def test_simulate_probes(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    frames = (np.random.default_rng(1).random((4, 8, 6)) < 0.5).astype(np.uint8)
+    np.save(tmp_path / "x.npy", frames)
+    expected = simulate(hdf5.read(small), frames, states=["hidden", "output"])
+    words = ("simulate", small, "--input", tmp_path / "x.npy", "--probe", "hidden, output", "--probe-out", tmp_path / "p.npz")
+    result = qpsnn(*words, "--probe-samples", "3,0", "--probe-steps", "1:3,5", "--json")
+    assert result.code == 0 and result.json["probe_out"] == str(tmp_path / "p.npz")
+    with np.load(tmp_path / "p.npz") as kept:
+        assert kept["samples"].tolist() == [3, 0] and kept["steps"].tolist() == [1, 2, 5]
+        for name in ("hidden", "output"):
+            for kind, run in (("spikes", expected.spikes), ("v", expected.voltage), ("u", expected.current)):
+                assert np.array_equal(kept[f"{name}.{kind}"], run[name][[3, 0]][..., [1, 2, 5]])
+        assert kept["hidden.bias"].tolist() == [64 * n for n in (3, 0, -2, 1, 0)]
+    assert qpsnn(*words, "--probe", "input").code == 0  # a second time: one more layer, all samples and steps
+    with np.load(tmp_path / "p.npz") as kept:
+        assert np.array_equal(kept["input.spikes"], frames) and kept["output.v"].shape == (4, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--probe", "hidden"], r"--probe and --probe-out belong together: name layers and a file"),
+        (["--probe-out", "p.npz"], r"--probe and --probe-out belong together"),
+        (["--probe", "hidden,conv", "--probe-out", "p.npz"], r"there is no population 'conv'; the network has input, hidden, output"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--probe-samples", "1,4"], r"--probe-samples 4: the input has the samples 0\.\.3"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--probe-steps", "4:9"], r"--probe-steps 4:9: the input has the steps 0\.\.5"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--probe-steps", "3:3"], r"--probe-steps 3:3: .* a range ends after it begins"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--probe-steps", "1;2"], r"--probe-steps '1;2' is not a list such as 0,3 or 0:4"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--probe-steps", ""], r"--probe-steps '' is not a list"),
+        (["--probe", "hidden", "--probe-out", "p.npz", "--max-memory", "200"], r"probing hidden takes \d+ bytes; the limit is 200"),
+        (["--max-memory", "2 GiBi"], r"--max-memory '2 GiBi' is not a size; write a number of bytes, or one with kB, MB, GB, MiB or GiB"),
+        (["--max-memory", "-1"], r"--max-memory '-1' is not a size"),
+        (["--max-memory", "0"], r"one sample of 6 steps needs \d+ MiB, more than max_memory, 0 MiB"),
+        (["--out", "y.npz", "--max-memory", "1kB"], r"--out keeps all spikes, 1632 bytes; --max-memory is 1000\. Allow more"),
+        (["--threads", "0"], r"Invalid value for '--threads'"),
+    ],
+)  # fmt: skip
+def test_simulate_requests(
+    qpsnn: Callable[..., Result],
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((4, 8, 6), np.uint8))
+    result = qpsnn("simulate", small, "--input", "x.npy", *words)
+    assert result.code == 1 and not result.out and re.search(message, result.error), result.error
+    assert not Path("p.npz").exists() and not Path("y.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("17", 17),
+        ("2GiB", 2 << 30),
+        ("500MB", 500_000_000),
+        ("1.5 kB", 1500),
+        ("3KiB", 3072),
+        ("4M", 4_000_000),
+        ("1TiB", 1 << 40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    from qpsnn_lava.cli import netx
+
+    assert netx.size_of(text) == size
+
+
+def test_what_lava_ignores_is_ignored_on_request(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    """A refractory delay, which Lava does not know: refused, or simulated without."""
+    np.save(tmp_path / "x.npy", (np.random.default_rng(1).random((2, 8, 6)) < 0.5).astype(np.uint8))
+    words = ("simulate", small, "--input", tmp_path / "x.npy")
+    plain = qpsnn(*words, "--json").json
+    assert plain["spikes"]["hidden"] > 0
+    with h5py.File(small, "a") as file:
+        file["layer/1/neuron/refDelay"][...] = 3
+    for command in (words, ("verify", small), ("inspect", small)):
+        assert "has refDelay 3, which Lava ignores (it runs as 1)" in qpsnn(*command).error
+    assert qpsnn(*words, "--as-lava", "--json").json == plain
+    spikes = simulate(hdf5.read(small, as_lava=True), np.load(tmp_path / "x.npy")).voltage["output"]
+    np.save(tmp_path / "y.npy", spikes)
+    assert qpsnn("verify", small, "--as-lava", "--input", tmp_path / "x.npy", "--against", tmp_path / "y.npy").code == 0
+
+
+PEAK = """
+import sys
+import numpy as np
+from qpsnn_lava import cli
+
+try:
+    cli.main()
+finally:
+    with open("/proc/self/status") as status:
+        print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM")), file=sys.stderr)
+"""
+
+
+def test_simulate_ten_thousand_samples_in_bounded_memory(tmp_path: Path) -> None:
+    """10,000 images of 28 x 28 pixels in 4 steps through 6,000 neurons, whose spikes would take 1 GB: the peak is that of 20 samples and
+    at most 60 MB more (31 MB of it the pages of the input), and both are below --max-memory beside an interpreter with numpy and
+    numba (300 MB)."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the peak of a process is read from /proc")
+    rng = np.random.default_rng(0)
+    network = Network(
+        (Population("in", (1, 28, 28)), Population("conv", (8, 26, 26), Lif(4096, 512, 20)), Population("out", (10,), Integrator())),
+        (
+            Projection("in", "conv", Conv(rng.integers(-9, 12, (8, 1, 3, 3)))),
+            Projection("conv", "out", Dense(rng.integers(-9, 10, (10, 5408)))),
+        ),
+        Voltage(),
+    )  # fmt: skip
+    hdf5.write(network, tmp_path / "a.net")
+    limit = 64 << 20
+    peaks = []
+    for samples in (20, 20, 10_000):  # the first compiles, where nobody has yet
+        np.save(tmp_path / "x.npy", (rng.random((samples, 1, 28, 28, 4)) < 0.1).astype(np.uint8))
+        words = ["simulate", "a.net", "--input", "x.npy", "--max-memory", str(limit), "--threads", "2", "--json"]
+        child = subprocess.run(
+            [sys.executable, "-c", PEAK, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert child.returncode == 0, child.stderr
+        found = json.loads(child.stdout)
+        assert found["samples"] == samples == len(found["classes"]) and 0.02 < found["rates"]["conv"] < 0.8
+        peaks.append(int(child.stderr))
+    assert peaks[2] - peaks[1] < 60 << 20
+    assert max(peaks[1:]) < limit + (300 << 20)
 
 
 def _several(path: Path) -> None:
@@ -335,6 +501,81 @@ def test_map(qpsnn: Callable[..., Result], pilotnet: Path, tmp_path: Path) -> No
     assert sum(int(row["neurons"]) for row in cores) == again["neurons"]
     with (tmp_path / "mapped" / "layers.csv").open() as stream:
         assert [row["name"] for row in csv.DictReader(stream)] == [row["name"] for row in again["layers"]]
+    keys = {"chip", "profile", "fits", "verdict", "cores", "chips", "lower_bound", "layers", "evidence", "seconds"}
+    assert keys <= set(again) and "pareto" not in again
+    of_layers = {"name", "type", "cores", "tile", "neurons_per_core", "synapse_words", "synapse_words_total", "neurons_tile"}
+    of_layers |= {"neurons_mean", "axon_in", "axon_map", "axon_mem", "pool_percent", "binding"}
+    assert all(of_layers <= set(row) for row in again["layers"])
+    assert again["layers"][1]["tile"] == [4, 32, 24] and again["layers"][6]["neurons_per_core"] == 15  # w, h, c
+    assert written["details"]["core_use"][0]["slices"] == "input[0:3, 0:66, 0:16]"
+    assert {p.name for p in (tmp_path / "mapped").glob("*.png")} == {"mesh.png", "use.png", "traffic.png"}
+
+
+def test_map_shows_the_front(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    words = ("map", small, "--limit", "neurons=1", "--pareto")
+    found = qpsnn(*words, "--json", "--out", tmp_path / "front").json
+    plans = found["pareto"]
+    assert plans[0]["messages"] == pytest.approx(found["messages"]) and found["assumed_rate"] == 0.1
+    assert plans[0]["cores"] == found["cores"] == 7 and all(set(p) == {"cores", "messages", "operations"} for p in plans)
+    assert (tmp_path / "front" / "pareto.png").exists()
+    text = qpsnn(*words).out
+    assert "None of these beats another in all three" in text
+    row = [f"{plans[0][key]:,.0f}" for key in ("cores", "messages", "operations")]
+    assert any(line.split() == row for line in text.splitlines())
+
+
+def test_map_puts_networks_side_by_side(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
+    names = ["a/small.net", "b/small.net"]
+    for name in names:
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(small, tmp_path / name)
+    out = tmp_path / "compared"
+    result = qpsnn("map", *(tmp_path / name for name in names), "--out", out)
+    assert result.code == 0 and not result.err
+    assert [line.split("  ")[0] for line in result.out.splitlines()[1:4]] == [f"{names[0]}, at 8 bits", *names]
+    found = qpsnn("map", *(tmp_path / name for name in names), "--json").json
+    assert found == json.loads((out / "mapping.json").read_text()) and found["chip"] == "loihi2"
+    wide, first, second = found["networks"]
+    alone = qpsnn("map", small, "--json").json
+    for row in (first, second):
+        assert (row["cores"], row["synapse_words"], row["lower_bound"]) == tuple(
+            alone[key] for key in ("cores", "synapse_words", "lower_bound")
+        )
+    assert wide["synapse_words"] == 8 * 2 + 5 * 1  # 8 inputs of 5 * (8 + 12) + 8 bits, 5 inputs of 2 * 20 + 8 bits
+    page = (out / "mapping.md").read_text()
+    assert all(f"| {name} |" in page for name in names) and "not run on hardware" in page and "at 8 bits" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--check"], r"--check, --place, --pareto and --objective are of one file; give one FILE\.net"),
+        (["--limit", "axon_in=4"], r"hidden: one neuron needs 8 axon_in, a core of loihi2 has 4\. Way out"),
+    ],
+)
+def test_map_refuses_to_compare(
+    qpsnn: Callable[..., Result], small: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    shutil.copy(small, tmp_path / "b.net")
+    result = qpsnn("map", small, tmp_path / "b.net", *words)
+    assert result.code in (1, 2) and re.search(message, result.error), result.error
+    twice = qpsnn("map", small, small)
+    assert twice.code == 1 and "a file is named twice; give each once." in twice.error
+
+
+def test_bench_map(qpsnn: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    from mapping import bench
+
+    measure = bench.bench
+    monkeypatch.setattr(bench, "bench", lambda chip: measure(chip, size=24, seated=24, layers=(1, 2)))
+    result = qpsnn("bench", "map")
+    assert result.code == 0
+    rows = [line.split("  ")[0] for line in result.out.splitlines()[1:6]]
+    assert rows == ["default", "free tiles", "free tiles, shared cores", "1 layers", "2 layers"]
+    assert re.search(r"placing \d+ cores: \S+ s, hops a step \S+ -> \S+", result.out)
+    monkeypatch.setattr(bench, "pilotnet", lambda: None)
+    assert "PilotNet is left out" in qpsnn("bench", "map").out
+    assert {"ways", "growth", "pilotnet", "placement"} <= set(qpsnn("bench", "map", "--chip", "loihi2-2022", "--json").json)
 
 
 def test_map_with_relaxed_rules_on_a_board(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
@@ -393,6 +634,7 @@ def test_map_where_not_even_a_neuron_fits(qpsnn: Callable[..., Result], pilotnet
     result = qpsnn("map", pilotnet, "--limit", "synapse_words=100", "--json")
     assert result.code == 2 and result.json["fits"] is False and result.json["verdict"] == result.error
     assert re.match(r"conv2: one neuron needs 216 synapse_words, a core of loihi2 has 100\. Way out: ", result.error)
+    assert result.json["seconds"] > 0 and len(result.json["layers"]) == 10 and result.json["evidence"]
     assert qpsnn("map", pilotnet, "--limit", "synapse_words=100").out == ""
 
 
@@ -542,9 +784,56 @@ def test_a_run_is_complete(done: Path) -> None:
     ]
 
 
+def test_the_report_has_all_of_the_mapping(done: Path) -> None:
+    report = json.loads((done / "report.json").read_text())
+    check_report(report)
+    found = report["mapping"]
+    assert sum(row["used_synapse_words"] for row in found["core_use"]) == sum(row["synapse_words"] for row in report["layers"])
+    assert [row["name"] for row in found["synapses"]] == ["conv1", "pool2", "dense3", "output"]
+    rates = json.loads((done / "checks.json").read_text())["firing"]  # what the simulation counted, not an assumed rate
+    network = hdf5.read(done / "network.net")
+    into_output = found["traffic"]["messages"][3][4]
+    assert into_output == pytest.approx(rates["dense3"] * network["dense3"].size) and rates["input"] > 0.1
+    assert [row["name"] for row in found["compared"]] == ["unpruned, at 8 bits", "unpruned, quantised", "pruned"]
+    assert found["compared"][2]["synapse_words"] == sum(row["used_synapse_words"] for row in found["core_use"])
+    assert found["energy"] is None and found["widths"] == [] and found["pareto"][0]["cores"] == found["cores"]
+    with (done / "cores.csv").open() as stream:
+        assert len(list(csv.DictReader(stream))) == found["cores"]
+    with (done / "layers.csv").open() as stream:
+        assert [row["name"] for row in csv.DictReader(stream)] == ["input", "conv1", "pool2", "dense3", "output"]
+    text = (done / "report.md").read_text()
+    assert all(f"(<{name}.png>)" in text and (done / f"{name}.png").exists() for name in ("mesh", "use", "traffic", "pareto"))
+
+
+def test_pruning_to_the_good_widths_of_a_chip(
+    qpsnn: Callable[..., Result], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """conv1: 14 of 20 channels at 8 bits are 8 + 4 + 2; 16 are fewer words.  dense3: 28 of 40 units at 4 bits; 27 are fewer."""
+    monkeypatch.setattr(pipeline, "_on_lava", lambda *_, **__: {})
+    sets = ("prune.widths=chip", "prune.keep=0.7", "network.0.channels=20", "network.2.units=40")
+    result = qpsnn(*_words(made, tmp_path / "run"), *(word for one in sets for word in ("--set", one)))
+    assert result.code == 0 and "channels kept: 16 of 20, 27 of 40 (good widths; asked: 14, 28)" in result.err
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    rows = {row["name"]: row for row in report["mapping"]["widths"]}
+    assert {name: (row["width"], row["asked"], row["taken"]) for name, row in rows.items()} == {
+        "conv1": (20, 14, 16),
+        "pool2": (20, 14, 16),
+        "dense3": (40, 28, 27),
+        "output": (10, 10, 10),
+    }
+    network = hdf5.read(tmp_path / "run" / "network.net")
+    assert [network[name].shape[0] for name in rows] == [16, 16, 27, 10]
+    for row in report["layers"]:  # what was foreseen is what came out: words and cores of the mapped network
+        assert (row["synapse_words"], row["cores"]) == (rows[row["name"]]["words_taken"], rows[row["name"]]["cores_taken"])
+    for key in ("words", "cores"):
+        assert sum(row[f"{key}_taken"] for row in rows.values()) <= sum(row[f"{key}_asked"] for row in rows.values())
+    assert "### Pruned to good widths" in (tmp_path / "run" / "report.md").read_text()
+
+
 def _drawn_before(_made: Any, _network: Network, _scores: Any, folder: Path) -> list[Path]:
     """Instead of drawing again, which takes a second."""
-    return [folder / name for name in ("weights.png", "firing.png", "cores.png", "scores.png") if (folder / name).exists()]
+    names = ("weights", "firing", "cores", "scores", "mesh", "use", "traffic", "pareto")
+    return [folder / f"{name}.png" for name in names if (folder / f"{name}.png").exists()]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -626,7 +915,7 @@ def test_an_interrupted_run_goes_on(
             patch.setattr(pipeline, "run_lava", no_lava)
             result = qpsnn(*_words(made, out))
         assert result.code == 130, (name, result.err)
-        assert result.err.endswith("error: interrupted; the same command goes on from the last finished stage.\n")
+        assert result.err.endswith("error: interrupted; the same command goes on from what was finished.\n")
         assert not list(out.rglob("*.tmp"))
     result = qpsnn(*_words(made, out), "--json")
     assert result.code == 0 and not result.err

@@ -21,6 +21,7 @@ from qpsnn_lava.config import (
     weight_bits,
     weighted_layers,
 )
+from qpsnn_lava.data import NAMES
 
 SMALL = """
 name = "small"
@@ -130,7 +131,9 @@ def _experiments(draw: st.DrawFn) -> Experiment:
         network=network,
         neuron=base.neuron.model_copy(update={"threshold": draw(_positive)}),
         train=base.train.model_copy(update={"learning_rate": draw(st.floats(1e-12, 10))}),
-        prune=base.prune.model_copy(update={"keep": keep, "eps": draw(_positive)}),
+        prune=base.prune.model_copy(
+            update={"keep": keep, "eps": draw(_positive), "widths": draw(st.sampled_from(["any", "chip"]))}
+        ),
         map=base.map.model_copy(update={"chip": draw(_text.filter(bool))}),
     )
 
@@ -151,6 +154,7 @@ def test_to_toml_as_a_file(small: Path, tmp_path: Path) -> None:
     assert "eps = 1e-06" in again.read_text("utf-8")
 
 
+_SETS = ", ".join(f'"{name}"' for name in NAMES)
 _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for each conv and dense layer"
 
 
@@ -160,7 +164,7 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         # unknown keys
         (
             "prune.kep=0.4",
-            "prune.kep is unknown; [prune] has criterion, keep, scope, eps, tie_break, samples; did you mean 'keep'?",
+            "prune.kep is unknown; [prune] has criterion, keep, scope, widths, eps, tie_break, samples; did you mean 'keep'?",
         ),
         ("prun.keep=0.4", "prun is unknown; an experiment has name, seed, data, network, "),
         ("network.0.chanels=4", "network[0].chanels is unknown; such a layer has type, channels, kernel, "),
@@ -177,7 +181,7 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         ("train.batch=1979-05-27", "train.batch is 1979-05-27; it must be a whole number in 1..65536."),
         ("prune.keep=true", f"prune.keep is true; it must be {_NUMBER}."),
         ('prune.keep=[0.5,"1"]', f"prune.keep is [0.5, '1']; it must be {_NUMBER}."),
-        ("data={}", 'data.name is missing; it must be one of "digits", "fashion-mnist".'),
+        ("data={}", f"data.name is missing; it must be one of {_SETS}."),
         ("network.0={}", 'network[0].type is missing; it must be one of "conv", "pool", "dense".'),
         ('network.0={type="dense"}', "network[0].units is missing; it must be a whole number in 1..1048576."),
         # out of range
@@ -199,9 +203,10 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         # words
         (
             "data.name=fashion_mnist",
-            'data.name is "fashion_mnist"; it must be one of "digits", "fashion-mnist"; did you mean \'fashion-mnist\'?',
+            f"data.name is \"fashion_mnist\"; it must be one of {_SETS}; did you mean 'fashion-mnist'?",
         ),
         ("prune.criterion=svd", 'prune.criterion is "svd"; it must be "svs"; did you mean \'svs\'?'),
+        ("prune.widths=chips", 'prune.widths is "chips"; it must be one of "any", "chip"; did you mean \'chip\'?'),
         (
             "network.0.type=covn",
             'network[0].type is "covn"; it must be one of "conv", "pool", "dense"; did you mean \'conv\'?',
