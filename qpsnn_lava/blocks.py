@@ -234,7 +234,12 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class Block(torch.nn.Module):
-    """What our blocks share: options, folding, and the neuron's passage."""
+    """What our blocks share: options, folding, and the neuron's passage.
+
+    Attributes:
+        quantised: compute with the chip's integers, or in float.
+        fused: run on :mod:`qpsnn_lava.dynamics` and 2-D convolutions (needs numba and the CPU), or on SLAYER's own code.
+    """
 
     synapse: Any
     neuron: Any
@@ -291,6 +296,13 @@ class Block(torch.nn.Module):
             self.neuron.tau_rho = self.options.surrogate_width / 100 * folded.threshold
         return folded
 
+    def _sums(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The convolution's sums (N, T, C, H, W), by ours or by SLAYER's."""
+        if self.fused:
+            return convolve(x, weight, self.synapse)
+        synapse = self.synapse
+        return F.conv3d(x, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups).movedim(-1, 1)
+
     def _spike(self, sums: torch.Tensor, folded: Folded) -> torch.Tensor:
         """The neurons' spikes: (N, T, C, ...) sums in, (N, C, ..., T) spikes out."""
         neuron = self.neuron
@@ -345,7 +357,7 @@ class Conv(Block, _CubaConv):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W, T) spikes in, spikes out."""
         folded = self._prepare(x.shape[-1])
-        return self._spike(convolve(x, folded.weight, self.synapse), folded)
+        return self._spike(self._sums(x, folded.weight), folded)
 
 
 class SumPool(Block, _CubaConv):  # type: ignore[misc]
@@ -382,7 +394,7 @@ class SumPool(Block, _CubaConv):  # type: ignore[misc]
         assert folded.threshold is not None
         self.neuron._threshold = folded.threshold
         self.neuron.tau_rho = self.options.surrogate_width / 100 * folded.threshold
-        return self._spike(convolve(x, folded.weight, self.synapse), folded)
+        return self._spike(self._sums(x, folded.weight), folded)
 
 
 class Dense(Block, _CubaDense):  # type: ignore[misc]
@@ -446,6 +458,8 @@ class Flatten(_CubaFlatten):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Without a copy where the memory allows it."""
+        if self.shape is None:
+            self.shape = [math.prod(x.shape[1:-1]), 1, 1]
         return x.movedim(-1, 1).flatten(2).movedim(1, -1)
 
 

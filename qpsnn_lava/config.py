@@ -180,6 +180,7 @@ class Train(_Section):
         finetune_learning_rate: the same for fine-tuning.
         weight_decay: 0..1.
         threads: 0: all cores.
+        dynamics: "fused" (our one pass over time, where numba is installed) or "slayer" (stock SLAYER's loop: the same spikes).
         augment: of images "none", "shift", "flip-shift", "crop-flip", "crop-flip-cutout" or "autoaugment"; of frames of events
             "none", "event-shift" or "event-flip-shift" (:func:`qpsnn_lava.data.augmented`).
     """
@@ -194,6 +195,7 @@ class Train(_Section):
     finetune_learning_rate: Annotated[float, Field(gt=0, le=10)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    dynamics: Literal["fused", "slayer"] = "fused"
     augment: Augment = "none"
 
 

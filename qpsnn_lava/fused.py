@@ -34,7 +34,7 @@ class FusedNeuron(_Neuron):  # type: ignore[misc]
         current_decay, voltage_decay = int(self.cx_current_decay), int(self.cx_voltage_decay)
         current = input.movedim(-1, 1)
         if self.norm is not None:
-            current = self.norm(dynamics.integrate(current, current_decay).movedim(1, -1)).movedim(-1, 1)
+            current = self.norm(dynamics.integrate(current, current_decay).movedim(1, -1).contiguous()).movedim(-1, 1)
             current_decay = 4096
         threshold = self.threshold + self.threshold_eps
         tau, scale = self.tau_rho * slayer_cuba.TAU_RHO_MULT, self.scale_rho * slayer_cuba.SCALE_RHO_MULT
@@ -120,7 +120,7 @@ def fuse(model: torch.nn.Module) -> int:
     replaced = 0
     for module in model.modules():
         fused = FUSED.get(type(module))
-        if fused is not None:
+        if fused is not None and not (fused is Flatten and module.count_log):
             module.__class__ = fused
             replaced += 1
     return replaced

@@ -111,6 +111,9 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
     else:
         readout = Rate(classes)
         made.append(blocks.Dense(options, last, flat, classes * experiment.readout.neurons_per_class, quantise.norm))
+    for block in made:
+        if isinstance(block, blocks.Block):
+            block.fused = block.fused and experiment.train.dynamics == "fused"
     return SpikingNetwork(made, names, readout)
 
 

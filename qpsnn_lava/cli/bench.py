@@ -96,6 +96,57 @@ def map_(
     console.print(f"[dim]{escape(found.chip)}; seconds: of the first time, wall clock, in one process[/]")
 
 
+@app.command("train")
+def train(
+    batch: Annotated[int, typer.Option(min=1, help="Samples of a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, help="Time steps of a sample.")] = 8,
+    rounds: Annotated[int, typer.Option(min=5, help="Measurements of each, in turn.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and input.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time a training step of stock SLAYER and of the same network with fused dynamics (exit code 3 where spikes differ).
+
+    The network: convolutions 32-32-64-64 on 28x28, then dense.
+    """
+    from netx_export.engine import cores
+    from qpsnn_lava import bench_training
+
+    console = err()
+    found = bench_training.bench(
+        batch=batch,
+        steps=steps,
+        rounds=rounds,
+        threads=threads or cores(),
+        seed=seed,
+        say=lambda text: None if as_json else console.print(escape(text), highlight=False),
+    )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        table = columns("", *bench_training.PARTS, "step", "memory", left=[""])
+        for name, parts in found.parts.items():
+            table.add_row(
+                {"slayer": "stock SLAYER", "fused": "fused"}[name],
+                *(f"{1000 * seconds:,.1f} ms" for seconds in parts.values()),
+                f"{found.peak_bytes[name] / 1e6:,.0f} MB",
+            )
+        out = screen()
+        out.print(table)
+        density = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in found.density.items())
+        share = found.peak_bytes["fused"] / found.peak_bytes["slayer"]
+        out.print(
+            f"\nthe whole step {found.speedup:.2f} times faster, in {share:.2f} of the memory\n"
+            f"spikes {'equal in all layers' if found.spikes_equal else 'NOT EQUAL'}, "
+            f"gradients within {found.max_gradient_error:.1e} of the largest\n"
+            f"spikes per neuron and step: {density}\n"
+            f"how: median of {found.rounds} rounds in turn; batch {batch}, {steps} steps, {found.threads} threads; memory: what\n"
+            "three steps add to a process of their own"
+        )
+    if not found.spikes_equal:
+        raise MismatchError("stock SLAYER and the fused dynamics do not give the same spikes; please report it.")
+
+
 def _print(found: Bench) -> None:
     from qpsnn_lava.bench import CONTENDERS, LAVA, MIN_SECONDS
 
