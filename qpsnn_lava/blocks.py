@@ -458,7 +458,7 @@ class Flatten(_CubaFlatten):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Without a copy where the memory allows it."""
-        if self.shape is None:
+        if getattr(self, "shape", None) is None:  # as SLAYER: the first input sets it
             self.shape = [math.prod(x.shape[1:-1]), 1, 1]
         return x.movedim(-1, 1).flatten(2).movedim(1, -1)
 
