@@ -39,12 +39,13 @@ import importlib.util
 import itertools
 import math
 import os
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,6 +266,24 @@ def _is_compiled(network: Network) -> bool:
 
 # --- the plan: everything that is decided before the first spike --------------------------------------------------------
 
+T = TypeVar("T")
+_KEPT: dict[tuple[Any, ...], tuple[weakref.ref[Network], Any]] = {}
+
+
+def kept(make: Callable[..., T]) -> Callable[..., T]:
+    """``make(network, ...)`` whose result is kept as long as the network, which cannot change, is there: the next call is free."""
+
+    def get(network: Network, *arguments: Any) -> T:
+        place = (make.__name__, id(network), *arguments)
+        found = _KEPT.get(place)
+        if found is not None and found[0]() is network:
+            return cast(T, found[1])
+        made = make(network, *arguments)
+        _KEPT[place] = (weakref.ref(network, lambda _: _KEPT.pop(place, None)), made)
+        return made
+
+    return get
+
 
 @dataclass(frozen=True)
 class _Grid:
@@ -339,7 +358,10 @@ def _leads(network: Network, reset: Reset | None) -> list[int]:
     return leads
 
 
-def _plan(network: Network, steps: int, reset: Reset | None, largest_drive: int) -> list[_Layer]:
+@kept
+def _layers(network: Network, steps: int, reset: Reset | None, wide: bool) -> list[_Layer]:
+    """The plan of a chain; ``wide``: for any drive of the input's neurons, else for one of at most 2**21."""
+    largest_drive = 1 << 40 if wide else 1 << 21
     leads = _leads(network, reset)
     layers: list[_Layer] = []
     for i, population in enumerate(network.populations):
@@ -503,7 +525,7 @@ class _Engine:
                 network[p.target].size * (4 if p.delay is None else 4 + int(p.delay.max())) for p in network.projections
             )
             return 8 * (neurons * (self.steps + 16) + waiting)
-        layers = _plan(network, self.steps, self.reset, 1 << 40)
+        layers = _layers(network, self.steps, self.reset, True)
         if self.kernels is None:
             return _product_bytes(layers)
         return _sample_bytes(layers, self.probed)
@@ -518,9 +540,8 @@ class _Engine:
             largest = max(abs(int(frames.min())), abs(int(frames.max())))
         wide = largest > 1 << 21
         if wide not in self.plans:
-            layers = _plan(self.network, self.steps, self.reset, 1 << 40 if wide else 1 << 21)
-            self.plans[wide] = _Plan(self.network, layers, self.reset, wide, sinks.totals is not None)
-        job = _Job(self.plans[wide], self.kernels, frames, sinks, self.path)
+            self.plans[wide] = _prepared(self.network, self.steps, self.reset, wide, sinks.totals is not None)
+        job = _Job(self.network, self.plans[wide], self.kernels, frames, sinks, self.path)
         if self.kernels is None:
             return [self.pool.submit(_run_products, job, a, b) for a, b in _blocks(batch, self.most)]
         if self.workers > 1 and batch < self.workers:  # too few samples for the threads: share the rows of each layer
@@ -535,7 +556,7 @@ class _Engine:
         try:
             worker = idle.get_nowait()
         except Empty:
-            worker = _Worker(job.plan, self.most, self.probed, job.sinks.totals is not None)
+            worker = _Worker(job.network, job.plan, self.most, self.probed, job.sinks.totals is not None)
         worker.run(job, begin, end, pool, self.threads)
         idle.put(worker)
 
@@ -722,21 +743,27 @@ class _Events:
         self.last_v = np.empty((size, grid.rows, grid.row) if last else (0, 0, 0), layer.state_type)
 
 
+@dataclass(frozen=True)
 class _Plan:
     """A network made ready for one length in time, one reset and one range of drives."""
 
-    def __init__(self, network: Network, layers: list[_Layer], reset: Reset | None, wide: bool, counted: bool) -> None:
-        self.network = network
-        self.wide = wide
-        self.layers = layers
-        self.reset = reset
-        self.tables = _tables(network, layers, reset, counted)
+    layers: list[_Layer]
+    tables: list[_Tables]
+    reset: Reset | None
+    wide: bool
+
+
+@kept
+def _prepared(network: Network, steps: int, reset: Reset | None, wide: bool, counted: bool) -> _Plan:
+    layers = _layers(network, steps, reset, wide)
+    return _Plan(layers, _tables(network, layers, reset, counted), reset, wide)
 
 
 @dataclass(frozen=True)
 class _Job:
     """What is the same for all blocks of a batch."""
 
+    network: Network
     plan: _Plan
     kernels: Any
     frames: Frames
@@ -747,11 +774,11 @@ class _Job:
 class _Worker:
     """Buffers for a block, and the run of a block through all layers; ``pool``: to share the rows of a layer, or None."""
 
-    def __init__(self, plan: _Plan, size: int, probed: Collection[str], last: bool) -> None:
+    def __init__(self, network: Network, plan: _Plan, size: int, probed: Collection[str], last: bool) -> None:
         self.buffers = []
         for layer in plan.layers:
             population = layer.population
-            graded = population.neuron is None and plan.network.input_bits > 1
+            graded = population.neuron is None and network.input_bits > 1
             kept = population.neuron is not None and population.name in probed
             self.buffers.append(_Events(layer, size, graded, kept, last and layer is plan.layers[-1]))
 
@@ -774,7 +801,7 @@ class _Worker:
             if cube.dtype.itemsize == 1:
                 cube = cube.view(np.uint8)
             else:
-                cube = cube.astype(np.uint8 if input_range(job.plan.network)[1] < 256 else np.int32)
+                cube = cube.astype(np.uint8 if input_range(job.network)[1] < 256 else np.int32)
 
             def encode(y0: int, y1: int) -> None:
                 kernels.encode(cube, grid.stride, grid.room, here.events, here.values, here.flat_ends, 0, count, y0, y1)
@@ -963,7 +990,7 @@ def products(synapse: Dense | Conv, spikes: NDArray[Any], bound: int) -> Int64:
 
 def _run_products(job: _Job, begin: int, end: int) -> None:
     """A block of samples through all layers with numpy alone."""
-    network, sinks, reset = job.plan.network, job.sinks, job.plan.reset
+    network, sinks, reset = job.network, job.sinks, job.plan.reset
     block = job.frames[begin:end]
     spikes: NDArray[Any] = np.moveaxis(block, -1, 1)
     totals = sinks.totals

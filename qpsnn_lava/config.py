@@ -12,15 +12,26 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import tomli
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from netx_export.errors import ConfigError, FormatError
 from qpsnn_lava.data.augment import Augment, allowed_augments
 from qpsnn_lava.data.catalogue import EVENT_NAMES
+from qpsnn_lava.networks import ConvName, PlanName, Pool, conv_layers, mlp_layers, plan_shares
 
 MAX_FILE_BYTES = 1 << 20
 MAX_LAYERS = 256
@@ -119,6 +130,46 @@ class DenseLayer(_Section):
 Layer: TypeAlias = ConvLayer | PoolLayer | DenseLayer
 
 
+class ConvNetwork(_Section):
+    """[network] with the name of a convolutional network, instead of [[network]] (:func:`qpsnn_lava.networks.conv_layers`).
+
+    Args:
+        name: "vgg16", "vggsnn", "conv28-small", "conv28-medium" or "conv28-large".
+        width: its numbers of channels are multiplied by this, above 0 and at most 8.
+        pool: where the map is halved, "stride" (the convolution before takes stride 2) or "sum" (sum-pooling).
+    """
+
+    name: ConvName
+    width: Annotated[float, Field(gt=0, le=8)] = 1.0
+    pool: Pool = "stride"
+
+
+class Mlp(_Section):
+    """[network] name = "mlp": dense layers, instead of [[network]].
+
+    Args:
+        hidden: neurons of each hidden layer, 1..256 numbers.
+    """
+
+    name: Literal["mlp"]
+    hidden: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1_048_576)], ...],
+        BeforeValidator(_array),
+        Field(min_length=1, max_length=MAX_LAYERS),
+    ]
+
+
+_NAMED: TypeAdapter[ConvNetwork | Mlp] = TypeAdapter(Annotated[ConvNetwork | Mlp, Field(discriminator="name")])
+
+
+def _layers(value: object) -> object:
+    """The layers that a [network] section names, as the [[network]] sections that it stands for; those as they are."""
+    if not isinstance(value, dict):
+        return _array(value)
+    named = _NAMED.validate_python(value)
+    return tuple(mlp_layers(named.hidden) if isinstance(named, Mlp) else conv_layers(named.name, named.width, named.pool))
+
+
 class Neuron(_Section):
     """[neuron]: the LIF neurons of all hidden layers.
 
@@ -205,6 +256,8 @@ class Prune(_Section):
     Args:
         criterion: "svs".
         keep: share of the channels that stays, above 0, at most 1: one number, or one for each conv and dense layer in order.
+        plan: instead of keep, the paper's shares by name (:data:`qpsnn_lava.networks.PLANS`): the network, and how many percent
+            of the channels of its first and of its later layers go.  An experiment that was read has its shares in keep.
         scope: "layer" (the share holds in each layer) or "global" (over all layers together).
         widths: "any" (what the share leaves) or "chip" (rounded to widths that the chip of [map] stores well, see
             :func:`mapping.widths.choose_widths`).
@@ -215,11 +268,20 @@ class Prune(_Section):
 
     criterion: Literal["svs"] = "svs"
     keep: Ratio | Annotated[tuple[Ratio, ...], BeforeValidator(_array)] = 0.5
+    plan: PlanName | None = None
     scope: Literal["layer", "global"] = "layer"
     widths: Literal["any", "chip"] = "any"
     eps: Positive = 1e-6
     tie_break: Literal["nuclear", "rate", "none"] = "nuclear"
     samples: Count = 512
+
+    @model_validator(mode="after")
+    def _plan_alone(self) -> Prune:
+        if self.plan is not None and "keep" in self.model_fields_set:
+            raise ValueError(f'prune.plan is "{self.plan}", and prune.keep is given too; a plan is a list of shares: leave one out')
+        if self.plan is not None and self.scope == "global":
+            raise ValueError('prune.plan lists a share per layer, but prune.scope is "global"; take scope = "layer", or keep')
+        return self
 
 
 class Lava(_Section):
@@ -250,7 +312,8 @@ class Experiment(_Section):
     Args:
         name: of the run folder: letters, digits, dot, dash, underscore, 64 at most, the first a letter or digit.
         seed: 0..2**63 - 1, of everything that is drawn.
-        network: the hidden layers in order, 1..256; flattening and the read-out are implied.
+        network: the hidden layers in order, 1..256, or a section that names them (:class:`ConvNetwork`, :class:`Mlp`); flattening
+            and the read-out are implied.
         data, neuron, quantise, readout, train, prune, lava, map: see each section.
     """
 
@@ -259,7 +322,7 @@ class Experiment(_Section):
     data: Data
     network: Annotated[
         tuple[Annotated[Layer, Field(discriminator="type")], ...],
-        BeforeValidator(_array),
+        BeforeValidator(_layers),
         Field(min_length=1, max_length=MAX_LAYERS),
     ]
     neuron: Neuron = Neuron()
@@ -269,6 +332,15 @@ class Experiment(_Section):
     prune: Prune = Prune()
     lava: Lava = Lava()
     map: Map = Map()
+
+    @field_validator("prune")
+    @classmethod
+    def _planned(cls, prune: Prune, info: ValidationInfo) -> Prune:
+        """The shares of prune.plan in prune.keep; they depend on the network."""
+        if prune.plan is None or "network" not in info.data:
+            return prune
+        channels = [layer.units if isinstance(layer, DenseLayer) else layer.channels for layer in _weighted(info.data["network"])]
+        return prune.model_copy(update={"keep": plan_shares(prune.plan, channels), "plan": None})
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -306,7 +378,11 @@ class Experiment(_Section):
 
 def weighted_layers(experiment: Experiment) -> tuple[ConvLayer | DenseLayer, ...]:
     """The hidden layers that have trained weights and are pruned: conv and dense, in order."""
-    return tuple(layer for layer in experiment.network if not isinstance(layer, PoolLayer))
+    return _weighted(experiment.network)
+
+
+def _weighted(layers: tuple[Layer, ...]) -> tuple[ConvLayer | DenseLayer, ...]:
+    return tuple(layer for layer in layers if not isinstance(layer, PoolLayer))
 
 
 def weight_bits(experiment: Experiment) -> tuple[int, ...]:
@@ -445,9 +521,9 @@ def _origin(
     detail: ErrorDetails, location: tuple[int | str, ...], source: str, replaced: Mapping[tuple[str, ...], str]
 ) -> str:
     """Where the offending value came from: the override that set it, else the file."""
-    if not location:  # a contradiction between fields
+    if detail["type"] == "value_error":  # a contradiction between fields
         return " ".join([source, *(f"with {_flag(override)}" for override in replaced.values())])
-    words = tuple(str(part) for part in location) + (("type",) if detail["type"].startswith("union_tag") else ())
+    words = tuple(str(part) for part in location) + ((_tag(location),) if detail["type"].startswith("union_tag") else ())
     unknown = detail["type"] == "extra_forbidden"
     for path, override in reversed(list(replaced.items())):
         if words[: len(path)] == path or (unknown and path[: len(words)] == words):
@@ -464,7 +540,14 @@ def _location(raw: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """pydantic's location without the names of union branches that it puts in between."""
     if raw[:2] == ("prune", "keep"):
         return raw[:2]
-    return raw[:2] + raw[3:] if raw[:1] == ("network",) else raw
+    if raw[:1] != ("network",) or len(raw) == 1:
+        return raw
+    return raw[:2] + raw[3:] if isinstance(raw[1], int) else raw[:1] + raw[2:]
+
+
+def _tag(location: Sequence[str | int]) -> str:
+    """The key that says which kind of section stands at ``location``: a layer's type, a network's name."""
+    return "type" if len(location) > 1 else "name"
 
 
 def _dotted(location: Sequence[str | int]) -> str:
@@ -475,13 +558,14 @@ def _explain(detail: ErrorDetails, location: tuple[int | str, ...], tree: dict[s
     """One sentence, without the full stop: field, value, what is allowed, a near miss."""
     kind, given, field = detail["type"], detail["input"], _dotted(location)
     if kind == "value_error":
-        return str(detail["ctx"]["error"])
+        return str(detail["ctx"]["error"]).removesuffix(".")
     if kind == "extra_forbidden":
         names = tuple(_schema(location[:-1], tree)["properties"])
-        owner = "an experiment" if len(location) == 1 else "such a layer" if location[0] == "network" else f"[{location[0]}]"
+        owner = "an experiment" if len(location) == 1 else "such a layer" if len(location) == 3 else f"[{location[0]}]"
         return f"{field} is unknown; {owner} has {', '.join(names)}{_near(location[-1], names)}"
-    if kind.startswith("union_tag"):  # of a layer: absent or unknown
-        field, given, options = f"{field}.type", given.get("type"), tuple(_LAYER_TYPES)
+    if kind.startswith("union_tag"):  # of a layer or a named network: absent or unknown
+        field, given = f"{field}.{_tag(location)}", given.get(_tag(location))
+        options = _LAYER_TYPES if len(location) > 1 else _NETWORK_NAMES
     else:
         options = ()
     schema = _schema(location, tree)
@@ -496,11 +580,13 @@ def _explain(detail: ErrorDetails, location: tuple[int | str, ...], tree: dict[s
     return f"{field} is {_shown(given)}; it must be {allowed}{near}"
 
 
-_LAYER_TYPES = ("conv", "pool", "dense")
+_LAYER_TYPES: tuple[str, ...] = ("conv", "pool", "dense")
+_NETWORK_NAMES: tuple[str, ...] = (*get_args(ConvName), "mlp")
 
 _ALLOWED = {
     "name": "1..64 letters, digits, dots, dashes or underscores, the first a letter or digit (it names a folder)",
-    "network": f"a list of 1..{MAX_LAYERS} layers, each a [[network]] section",
+    "network": f"a list of 1..{MAX_LAYERS} layers, each a [[network]] section, or one [network] section with a name",
+    "network.hidden": f"a list of 1..{MAX_LAYERS} whole numbers, the neurons of each hidden layer",
     "prune.keep": "a number above 0 and at most 1, or a list of such numbers, one for each conv and dense layer",
 }
 
@@ -508,8 +594,11 @@ _ALLOWED = {
 def _schema(location: Sequence[int | str], tree: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of the field at ``location``; the layer's type is looked up in ``tree``."""
     root = Experiment.model_json_schema()
-    node: dict[str, Any] = root
     value: Any = tree
+    if location[:1] == ("network",) and isinstance(tree.get("network"), dict):
+        model = Mlp if tree["network"].get("name") == "mlp" else ConvNetwork
+        root, value, location = model.model_json_schema(), tree["network"], location[1:]
+    node: dict[str, Any] = root
     for part in location:
         value = value[part] if isinstance(part, int) else value.get(part, {})
         node = node["items"] if isinstance(part, int) else node["properties"][part]

@@ -35,6 +35,7 @@ from qpsnn_lava.config import Experiment, load_experiment, to_toml
 from qpsnn_lava.data import Dataset, Split, load
 from qpsnn_lava.freeze import freeze
 from qpsnn_lava.model import SpikingNetwork, build, own_blocks, parameters_of, set_quantised
+from qpsnn_lava.sizes import deployed_mb, paper_mb
 from qpsnn_lava.statistics import Accuracy
 from qpsnn_lava.train import Progress, Schedule, Trained, calibrate, evaluate, to_input, train
 
@@ -574,7 +575,11 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
         "accuracy": checks["accuracy"],
         "ties": checks["ties"],
         "agreement": checks["agreement"],
-        "size_mb": {"float": parameters_of(plain) * 4 / 1e6, "deployed": deployed_mb(network)},
+        "size_mb": {
+            "float": parameters_of(plain) * 4 / 1e6,
+            "deployed": deployed_mb(network),
+            "paper": paper_mb(network, asked_bits(plain)),
+        },
         "synaptic_ops": checks["synaptic_ops"],
         "layers": _layer_rows(network, unpruned, plain, checks, tables["network"]["utilisation"]),
         "mapping": {
@@ -621,9 +626,7 @@ def _command_before(files: RunFolder, command: str) -> str:
 def _layer_rows(
     network: Network, unpruned: Network, plain: SpikingNetwork, checks: dict[str, Any], used: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    listed: list[Any] = [block for block in plain.blocks if hasattr(block, "synapse")]
-    own = {id(block) for block in own_blocks(plain)}
-    asked = {name: block.quantiser.bits for name, block in zip(plain.names, listed, strict=True) if id(block) in own}
+    asked = asked_bits(plain)
     mapped = {row["name"]: row for row in used["layers"]}
     rows = []
     for population in network.populations[1:]:
@@ -649,14 +652,11 @@ def _layer_rows(
     return rows
 
 
-def deployed_mb(network: Network) -> float:
-    """Megabytes (1e6 bytes) that the deployed parameters need: every stored weight in its stored bits, 13 bits a bias mantissa.
-
-    Convolutions count their kernels once.  Thresholds and decays (one set a layer) are not counted.
-    """
-    bits = sum(p.synapse.weight.size * stored_bits(p.synapse.weight) for p in network.projections)
-    bits += sum(13 * population.bias.size for population in network.populations if population.bias is not None)
-    return bits / 8e6
+def asked_bits(model: SpikingNetwork) -> dict[str, int]:
+    """Weight bits that the experiment asks for, by population, of the layers with trained weights."""
+    listed: list[Any] = [block for block in model.blocks if hasattr(block, "synapse")]
+    own = {id(block) for block in own_blocks(model)}
+    return {name: block.quantiser.bits for name, block in zip(model.names, listed, strict=True) if id(block) in own}
 
 
 def versions() -> dict[str, str]:

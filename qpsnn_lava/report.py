@@ -150,7 +150,8 @@ def _size_line(report: Report, arrow: str, steps: bool) -> str:
     size, unpruned = report["size_mb"], _of(report.get("unpruned"), "size_mb")
     ratio = f", {size['float'] / size['deployed']:.3g}{TIMES} smaller" if 0 < size["deployed"] < size["float"] else ""
     between = f"{_size(unpruned)} as unpruned integers {arrow} " if steps and unpruned is not None else ""
-    return f"{_size(size['float'])} float {arrow} {between}{_size(size['deployed'])} deployed{ratio}"
+    counted = f" ({_size(size['paper'])} as the QP-SNN paper counts)" if steps and "paper" in size else ""
+    return f"{_size(size['float'])} float {arrow} {between}{_size(size['deployed'])} deployed{ratio}{counted}"
 
 
 def _accuracy_table(report: Report) -> str:
@@ -480,9 +481,9 @@ def check(report: object) -> None:
     Keys: ``schema`` (1), ``name``, ``command``, ``versions`` {name: version}, ``seed``, ``dataset`` {``name``, ``n_train``,
     ``n_validation``, ``n_test``, ``licence``, ``source``, ``coding``, ``steps``, ``input_bits``}, ``accuracy`` {stage:
     {``value`` 0..1, ``n``, ``interval`` [low, high]}} with the stages of :data:`STAGES` that were run, ``size_mb`` {``float``,
-    ``deployed``}, ``synaptic_ops``, ``layers`` [{``name``, ``type``, ``shape``, ``channels_before``, ``channels_after``,
-    ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1, ``cores``, ``synapse_words`` over all its cores,
-    ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and
+    ``deployed``, and maybe ``paper`` (:func:`qpsnn_lava.sizes.paper_mb`)}, ``synaptic_ops``, ``layers`` [{``name``, ``type``,
+    ``shape``, ``channels_before``, ``channels_after``, ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1, ``cores``,
+    ``synapse_words`` over all its cores, ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and
     maybe ``layers`` (:class:`mapping.utilisation.LayerUse`), ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``,
     ``what_if`` (:func:`mapping.details.describe`), ``pareto`` (:func:`mapping.details.front_rows`), ``compared``
     (:class:`mapping.details.Compared`), ``widths`` (:class:`mapping.widths.WidthChoice`)},
@@ -692,7 +693,7 @@ _REPORT = _keys(
             | {key: _count for key in ("n_train", "n_validation", "n_test", "steps", "input_bits")}
         ),
         "accuracy": _keys({}, {stage: _ACCURACY for stage in STAGES}),
-        "size_mb": _keys({"float": _number, "deployed": _number}),
+        "size_mb": _keys({"float": _number, "deployed": _number}, {"paper": _number}),
         "synaptic_ops": _number,
         "layers": _list_of(
             _keys(

@@ -7,6 +7,7 @@ events with the narrowest integers that are exact.  They share no code but wrap2
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.metadata
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def layer_of(weight: Array, bits: int = 0, neuron: Neuron = Lif(4096, 0, 1 << 24
 
 
 def chosen(network: Network) -> tuple[str, str, bool]:
-    layer = engine._plan(network, 1, WINDOW, 0)[-1]
+    layer = engine._layers(network, 1, WINDOW, False)[-1]
     return layer.weight_type.name, layer.sum_type.name, layer.wide
 
 
@@ -574,3 +575,23 @@ def test_an_error_of_the_chunks_comes_through() -> None:
 
     with pytest.raises(ValueError, match="the data set is gone"):
         summarise(layer_of([[1, 2]]), chunks)
+
+
+def test_what_is_prepared_is_kept_as_long_as_the_network() -> None:
+    engine._KEPT.clear()
+    network = layer_of(np.array([[3, -2]]), bits=2)
+    spikes = np.ones((1, 2, 4), np.uint8)
+    first = engine.simulate_fast(network, spikes)
+    kept = dict(engine._KEPT)
+    again = engine.simulate_fast(network, spikes)
+    assert kept and kept.keys() == engine._KEPT.keys()
+    assert all(kept[place][1] is engine._KEPT[place][1] for place in kept)
+    assert np.array_equal(first.voltage["out"], again.voltage["out"])
+    other = layer_of(np.array([[1, 2]]), bits=2)  # another network of the same shape
+    assert not np.array_equal(engine.simulate_fast(other, spikes).voltage["out"], first.voltage["out"])
+    del network, first, again, kept
+    gc.collect()
+    assert all(reference() is other for reference, _ in engine._KEPT.values())
+    del other
+    gc.collect()
+    assert not engine._KEPT
