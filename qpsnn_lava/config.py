@@ -1,8 +1,8 @@
 """The experiment file: TOML, parsed once into a frozen :class:`Experiment`, strictly.
 
 Nothing is converted in silence (a string is not a number, a fraction is not a whole number; only a whole number may stand
-for a real one), and an unknown key is an error that names its nearest neighbour.  This is the only module of the package that
-knows pydantic and TOML.
+for a real one), and an unknown key is an error that names its nearest neighbour.  Only this module and :mod:`qpsnn_lava.space`
+know pydantic and TOML.
 """
 
 from __future__ import annotations
@@ -278,7 +278,9 @@ class Prune(_Section):
     @model_validator(mode="after")
     def _plan_alone(self) -> Prune:
         if self.plan is not None and "keep" in self.model_fields_set:
-            raise ValueError(f'prune.plan is "{self.plan}", and prune.keep is given too; a plan is a list of shares: leave one out')
+            raise ValueError(
+                f'prune.plan is "{self.plan}", and prune.keep is given too; a plan is a list of shares: leave one out'
+            )
         if self.plan is not None and self.scope == "global":
             raise ValueError('prune.plan lists a share per layer, but prune.scope is "global"; take scope = "layer", or keep')
         return self
@@ -339,7 +341,9 @@ class Experiment(_Section):
         """The shares of prune.plan in prune.keep; they depend on the network."""
         if prune.plan is None or "network" not in info.data:
             return prune
-        channels = [layer.units if isinstance(layer, DenseLayer) else layer.channels for layer in _weighted(info.data["network"])]
+        channels = [
+            layer.units if isinstance(layer, DenseLayer) else layer.channels for layer in _weighted(info.data["network"])
+        ]
         return prune.model_copy(update={"keep": plan_shares(prune.plan, channels), "plan": None})
 
     @model_validator(mode="after")
@@ -410,6 +414,7 @@ def load_experiment(path_or_name: str | Path, overrides: Sequence[str] = ()) -> 
         path_or_name: a built-in name (see :func:`experiment_names`) or the path of a TOML file of at most 1 MiB.
         overrides: ``"prune.keep=0.4"``, applied in order before anything is checked.  Right of the equals sign stands a TOML
             value; a bare word (``data.coding=rate``) is taken as a string.  Layers count from 0: ``network.1.channels=24``.
+            ``prune.keep`` and ``prune.plan`` take each other's place.
 
     Raises:
         FormatError: where the file is not TOML, too large or cannot be read.
@@ -476,6 +481,7 @@ def _override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
         if isinstance(node, dict):
             if last:
                 node[part] = value
+                node.pop(_INSTEAD_OF.get(path), None)
             else:
                 node = node.setdefault(part, {})
         elif isinstance(node, list):
@@ -489,6 +495,9 @@ def _override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
         else:
             raise ConfigError(f"{_flag(override)}: {_dotted(path[:depth])} is a single value, so it has no {part!r} in it.")
     return path
+
+
+_INSTEAD_OF: dict[tuple[str, ...], str] = {("prune", "keep"): "plan", ("prune", "plan"): "keep"}
 
 
 def _override_value(override: str, text: str) -> object:
@@ -524,9 +533,9 @@ def _origin(
     if detail["type"] == "value_error":  # a contradiction between fields
         return " ".join([source, *(f"with {_flag(override)}" for override in replaced.values())])
     words = tuple(str(part) for part in location) + ((_tag(location),) if detail["type"].startswith("union_tag") else ())
-    unknown = detail["type"] == "extra_forbidden"
+    within = detail["type"] == "extra_forbidden" or isinstance(detail["input"], dict)  # a key below it may have made it
     for path, override in reversed(list(replaced.items())):
-        if words[: len(path)] == path or (unknown and path[: len(words)] == words):
+        if words[: len(path)] == path or (within and path[: len(words)] == words):
             return _flag(override)
     return source
 
@@ -562,7 +571,7 @@ def _explain(detail: ErrorDetails, location: tuple[int | str, ...], tree: dict[s
     if kind == "extra_forbidden":
         names = tuple(_schema(location[:-1], tree)["properties"])
         owner = "an experiment" if len(location) == 1 else "such a layer" if len(location) == 3 else f"[{location[0]}]"
-        return f"{field} is unknown; {owner} has {', '.join(names)}{_near(location[-1], names)}"
+        return f"{field} is unknown; {owner} has {', '.join(names)}{near_miss(location[-1], names)}"
     if kind.startswith("union_tag"):  # of a layer or a named network: absent or unknown
         field, given = f"{field}.{_tag(location)}", given.get(_tag(location))
         options = _LAYER_TYPES if len(location) > 1 else _NETWORK_NAMES
@@ -571,13 +580,13 @@ def _explain(detail: ErrorDetails, location: tuple[int | str, ...], tree: dict[s
     schema = _schema(location, tree)
     options = options or tuple(schema.get("enum", [schema["const"]] if "const" in schema else []))
     if options:
-        allowed = ("one of " if len(options) > 1 else "") + ", ".join(_shown(option) for option in options)
+        allowed = ("one of " if len(options) > 1 else "") + ", ".join(shown(option) for option in options)
     else:
         allowed = _ALLOWED.get(field) or _allowed(schema)
-    near = _near(given, options)
+    near = near_miss(given, options)
     if kind == "missing" or given is None:
         return f"{field} is missing; it must be {allowed}"
-    return f"{field} is {_shown(given)}; it must be {allowed}{near}"
+    return f"{field} is {shown(given)}; it must be {allowed}{near}"
 
 
 _LAYER_TYPES: tuple[str, ...] = ("conv", "pool", "dense")
@@ -625,23 +634,25 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")
 
 
-def _near(given: object, names: Sequence[str]) -> str:
+def near_miss(given: object, names: Sequence[str]) -> str:
+    """The end of a sentence that asks for the nearest of ``names``; "" where none is near."""
     near = difflib.get_close_matches(given, names, 1) if isinstance(given, str) else []
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as a message shows it, at most 80 characters."""
     if isinstance(value, dict):
         return "a section"
-    text = _value(value) if isinstance(value, str | bool) else str(value)
+    text = toml_value(value) if isinstance(value, str | bool) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _assignments(values: Mapping[str, Any]) -> list[str]:
-    return [f"{key} = {_value(value)}" for key, value in values.items()]
+    return [f"{key} = {toml_value(value)}" for key, value in values.items()]
 
 
-def _value(value: str | bool | int | float | Sequence[float]) -> str:
+def toml_value(value: str | bool | int | float | Sequence[float]) -> str:
     """One TOML value.  ``repr`` of a Python float or int is TOML, and reads back as the same number."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -650,7 +661,7 @@ def _value(value: str | bool | int | float | Sequence[float]) -> str:
     if isinstance(value, str):
         escaped = (_ESCAPES.get(c) or (f"\\u{ord(c):04X}" if ord(c) < 0x20 or ord(c) == 0x7F else c) for c in value)
         return f'"{"".join(escaped)}"'
-    return f"[{', '.join(_value(entry) for entry in value)}]"
+    return f"[{', '.join(toml_value(entry) for entry in value)}]"
 
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}

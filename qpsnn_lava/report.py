@@ -482,14 +482,15 @@ def check(report: object) -> None:
     ``n_validation``, ``n_test``, ``licence``, ``source``, ``coding``, ``steps``, ``input_bits``}, ``accuracy`` {stage:
     {``value`` 0..1, ``n``, ``interval`` [low, high]}} with the stages of :data:`STAGES` that were run, ``size_mb`` {``float``,
     ``deployed``, and maybe ``paper`` (:func:`qpsnn_lava.sizes.paper_mb`)}, ``synaptic_ops``, ``layers`` [{``name``, ``type``,
-    ``shape``, ``channels_before``, ``channels_after``, ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1, ``cores``,
-    ``synapse_words`` over all its cores, ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``, ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and
-    maybe ``layers`` (:class:`mapping.utilisation.LayerUse`), ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``,
-    ``what_if`` (:func:`mapping.details.describe`), ``pareto`` (:func:`mapping.details.front_rows`), ``compared``
-    (:class:`mapping.details.Compared`), ``widths`` (:class:`mapping.widths.WidthChoice`)},
-    ``seconds`` {stage: s}.  May be absent or null: ``ties``, ``agreement`` {``samples``, ``spikes_compared``,
-    ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``, ``voltages_compared``, ``voltage_mismatches``},
-    ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``, ``layers``}.  Other keys are allowed.
+    ``shape``, ``channels_before``, ``channels_after``, ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1,
+    ``cores``, ``synapse_words`` over all its cores, ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``,
+    ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and maybe ``layers`` (:class:`mapping.utilisation.LayerUse`),
+    ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``, ``what_if`` (:func:`mapping.details.describe`), ``pareto``
+    (:func:`mapping.details.front_rows`), ``compared`` (:class:`mapping.details.Compared`), ``widths``
+    (:class:`mapping.widths.WidthChoice`)}, ``seconds`` {stage: s}. May be absent or null: ``ties``, ``agreement``
+    {``samples``, ``spikes_compared``, ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``,
+    ``voltages_compared``, ``voltage_mismatches``}, ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``,
+    ``layers``}. Other keys are allowed.
 
     Args:
         report: what ``json.loads`` made of the file.

@@ -47,12 +47,14 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_built_in_experiments() -> None:
-    assert experiment_names() == ("digits", "fashion-mnist")
+    assert experiment_names() == ("cifar10-dvs-vggsnn", "cifar10-vgg16", "digits", "fashion-mnist")
     for name in experiment_names():
         experiment = load_experiment(name)
-        assert experiment.name == experiment.data.name == name
+        assert experiment.name == name
+        assert experiment.name.startswith(experiment.data.name.replace("cifar-10", "cifar10"))
         assert experiment.quantise.bits == 4
-        assert experiment.prune.keep == 0.5
+        assert experiment.prune.keep == 0.5 or isinstance(experiment.prune.keep, tuple)
+        assert Experiment.model_validate(tomli.loads(to_toml(experiment))) == experiment
 
 
 def test_defaults(small: Path) -> None:
@@ -97,6 +99,16 @@ def test_overrides(small: Path) -> None:
     assert experiment.network[2] == DenseLayer(units=7, bits=2)
     assert isinstance(experiment.neuron.threshold, float)
     assert load_experiment(small, ["prune.keep=[0.5, 1]"]).prune.keep == (0.5, 1.0)
+
+
+def test_an_override_of_keep_or_plan_takes_the_place_of_the_other(tmp_path: Path) -> None:
+    assert load_experiment("cifar10-vgg16", ["prune.keep=0.4"]).prune.keep == 0.4
+    assert load_experiment("cifar10-vgg16", ["prune.keep=0.4", "prune.plan=vgg16-45-70"]).prune.keep[7] == 153 / 512  # type: ignore[index]
+    file = tmp_path / "both.toml"
+    file.write_text(SMALL + '[prune]\nkeep = 0.4\nplan = "vgg16-45-70"\n')
+    with pytest.raises(ConfigError, match=r'both\.toml: prune\.plan is "vgg16-45-70", and prune\.keep is given too'):
+        load_experiment(file)
+    assert load_experiment(file, ["prune.keep=0.3"]).prune.keep == 0.3
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -155,6 +167,7 @@ def test_to_toml_as_a_file(small: Path, tmp_path: Path) -> None:
 
 
 _SETS = ", ".join(f'"{name}"' for name in NAMES)
+_NETWORKS = '"vgg16", "vggsnn", "conv28-small", "conv28-medium", "conv28-large", "mlp"'
 _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for each conv and dense layer"
 
 
@@ -164,7 +177,7 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         # unknown keys
         (
             "prune.kep=0.4",
-            "prune.kep is unknown; [prune] has criterion, keep, scope, widths, eps, tie_break, samples; did you mean 'keep'?",
+            "prune.kep is unknown; [prune] has criterion, keep, plan, scope, widths, eps, tie_break, samples; did you mean 'keep'?",
         ),
         ("prun.keep=0.4", "prun is unknown; an experiment has name, seed, data, network, "),
         ("network.0.chanels=4", "network[0].chanels is unknown; such a layer has type, channels, kernel, "),
@@ -176,7 +189,11 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         ("data.folder=3", "data.folder is 3; it must be a string."),
         ("map.chip=3", "map.chip is 3; it must be a string that is not empty."),
         ("prune=3", "prune is 3; it must be a section."),
-        ("network=3", "network is 3; it must be a list of 1..256 layers, each a [[network]] section."),
+        ("prune.scope.x=3", 'prune.scope is a section; it must be one of "layer", "global".'),
+        (
+            "network=3",
+            "network is 3; it must be a list of 1..256 layers, each a [[network]] section, or one [network] section with a name.",
+        ),
         ("network=[3]", "network[0] is 3; it must be a section."),
         ("train.batch=1979-05-27", "train.batch is 1979-05-27; it must be a whole number in 1..65536."),
         ("prune.keep=true", f"prune.keep is true; it must be {_NUMBER}."),
@@ -211,6 +228,18 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
             "network.0.type=covn",
             'network[0].type is "covn"; it must be one of "conv", "pool", "dense"; did you mean \'conv\'?',
         ),
+        # networks and plans by name
+        ("network={}", f"network.name is missing; it must be one of {_NETWORKS}."),
+        ('network={name="vgg17"}', f"network.name is \"vgg17\"; it must be one of {_NETWORKS}; did you mean 'vgg16'?"),
+        ('network={name="vgg16", width=0}', "network.width is 0; it must be a number above 0 and at most 8."),
+        ('network={name="vgg16", width={}}', "network.width is a section; it must be a number above 0 and at most 8."),
+        ('network={name="vggsnn", pool="max"}', 'network.pool is "max"; it must be one of "stride", "sum".'),
+        ('network={name="vgg16", hiden=[3]}', "network.hiden is unknown; [network] has name, width, pool."),
+        ('network={name="mlp", hiden=[3]}', "network.hiden is unknown; [network] has name, hidden; did you mean 'hidden'?"),
+        ('network={name="mlp"}', "network.hidden is missing; it must be a list of 1..256 whole numbers, the neurons of each"),
+        ('network={name="mlp", hidden=[]}', "network.hidden is []; it must be a list of 1..256 whole numbers, the neurons of"),
+        ('network={name="mlp", hidden=[4, 0]}', "network.hidden[1] is 0; it must be a whole number in 1..1048576."),
+        ("prune.plan=vgg16", 'prune.plan is "vgg16"; it must be one of "vgg16-45-51", '),
         ("network.0.type=[]", 'network[0].type is []; it must be one of "conv", "pool", "dense".'),
     ],
 )
@@ -221,7 +250,7 @@ def test_bad_values_name_the_override_and_the_field(small: Path, override: str, 
     assert "\n" not in str(raised.value)
 
 
-_SCALARS = ["3", "-1", "0.5", "nan", "true", "conv", "1e400", "1979-05-27", "07:32:00"]
+_SCALARS = ["vgg16-49-80", "3", "-1", "0.5", "nan", "true", "conv", "1e400", "1979-05-27", "07:32:00"]
 _NESTED = [
     "[]",
     "[1]",
@@ -235,11 +264,13 @@ _NESTED = [
     '{type="conv"}',
     "{name={}}",
     '[{type="pool",kernel=2}]',
+    '{name="mlp",hidden=[4,3]}',
+    '{name="vgg16"}',
 ]
 _VALUES = st.sampled_from([*_SCALARS, *_NESTED, "1" + "0" * 400])
 _KEYS = st.sampled_from(
     ["network", "prune", "data", "keep", "name", "type", "channels", "bits", "0", "1", "7", "x", "map", "steps"]
-)
+) | st.sampled_from(["plan", "width"])
 
 
 @given(st.lists(st.tuples(st.lists(_KEYS, min_size=1, max_size=3), _VALUES), min_size=1, max_size=3))
@@ -273,6 +304,18 @@ def test_bad_values_name_the_file(small: Path) -> None:
             r"prune\.keep lists 3 shares, but the network has 2 conv and dense layers; give one for each",
         ),
         (["prune.keep=[0.5,0.5]", "prune.scope=global"], r'prune\.keep lists a share per layer, but prune\.scope is "global"'),
+        (
+            ['prune={keep=0.5, plan="vgg16-49-80"}'],
+            r'prune\.plan is "vgg16-49-80", and prune\.keep is given too; a plan is a list of shares: leave one out\.',
+        ),
+        (
+            ["prune.plan=vgg16-49-80", "prune.scope=global"],
+            r'prune\.plan lists a share per layer, but prune\.scope is "global"',
+        ),
+        (
+            ["prune.plan=vgg16-49-80"],
+            r'prune\.plan "vgg16-49-80" has a share for each of 13 conv and dense layers, but the network has 2; take it .*keep\.$',
+        ),
         (["network.0.groups=3"], r"network\[0\]\.groups is 3, which does not divide its 8 channels"),
         (["network.0.kernel=1"], r"network\[0\]\.padding is 1; it must be below the kernel of 1"),
         (
@@ -314,11 +357,12 @@ def test_bad_overrides(small: Path, override: str, message: str) -> None:
 def test_unknown_experiment(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"no experiment 'digit': no file of that name, and built in are digits, fashion-mnist; did you mean 'digits'\?",
+        match=r"no experiment 'digit': no file of that name, and built in are cifar10-.*, digits, fashion-mnist; did you mean 'digits'\?",
     ):
         load_experiment("digit")
     with pytest.raises(
-        ConfigError, match=r"no experiment '.*none\.toml': no file of that name, and built in are digits, fashion-mnist\.$"
+        ConfigError,
+        match=r"no experiment '.*none\.toml': no file of that name, and built in are cifar10-.*, digits, fashion-mnist\.$",
     ):
         load_experiment(tmp_path / "none.toml")
 
