@@ -232,7 +232,7 @@ class Train(_Section):
         weight_decay: 0..1.
         threads: 0: all cores.
         dynamics: "fused" (our one pass over time, where numba is installed) or "slayer" (stock SLAYER's loop: the same spikes).
-        augment: of images "none", "shift", "flip-shift", "crop-flip", "crop-flip-cutout" or "autoaugment"; of frames of events
+        augment: of images "none", "flip", "shift", "flip-shift", "crop-flip", "crop-flip-cutout" or "autoaugment"; of frames of events
             "none", "event-shift" or "event-flip-shift" (:func:`qpsnn_lava.data.augmented`).
     """
 
@@ -523,7 +523,7 @@ def _parse(tree: dict[str, Any], source: str, replaced: Mapping[tuple[str, ...],
         # an unknown key often explains what else is wrong, so it is told first; then the outermost
         first = min(details, key=lambda detail: (detail["type"] != "extra_forbidden", len(detail["loc"])))
         location = _location(first["loc"])
-        raise ConfigError(f"{_origin(first, location, source, replaced)}: {_explain(first, location, tree)}.") from None
+        raise ConfigError(f"{_origin(first, location, source, replaced)}: {ended(_explain(first, location, tree))}") from None
 
 
 def _origin(
@@ -632,6 +632,11 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if low is not None and high is not None:
         return f"{noun} in {low}..{high}" if kind == "integer" else f"{noun} from {low} to {high}"
     return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")
+
+
+def ended(sentence: str) -> str:
+    """The sentence with its full stop, where it does not end with a question mark."""
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def near_miss(given: object, names: Sequence[str]) -> str:

@@ -48,6 +48,11 @@ def set_threads(threads: int) -> None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
+def threads() -> int:
+    """How many threads the kernels use."""
+    return int(numba.get_num_threads()) if AVAILABLE else 1
+
+
 @dataclass(frozen=True)
 class Firing:
     """How neurons turn their current into spikes.

@@ -16,6 +16,7 @@ from qpsnn_lava.data.catalogue import known
 
 Augment = Literal[
     "none",
+    "flip",
     "shift",
     "flip-shift",
     "crop-flip",
@@ -26,6 +27,7 @@ Augment = Literal[
 ]
 AUGMENTS: tuple[Augment, ...] = (
     "none",
+    "flip",
     "shift",
     "flip-shift",
     "crop-flip",
@@ -36,7 +38,7 @@ AUGMENTS: tuple[Augment, ...] = (
 )
 CROP = 4  # pixels
 CUTOUT = 16  # pixels, the side of the square
-_MIRRORED = ("flip-shift", "crop-flip", "crop-flip-cutout", "autoaugment", "event-flip-shift")
+_MIRRORED = ("flip", "flip-shift", "crop-flip", "crop-flip-cutout", "autoaugment", "event-flip-shift")
 _CROPPED = ("crop-flip", "crop-flip-cutout", "autoaugment")
 _CUT_OUT = ("crop-flip-cutout", "autoaugment")
 _FLIP, _Y, _X, _CUT_Y, _CUT_X, _POLICY, _DRAWS = range(7)
@@ -56,7 +58,7 @@ def allowed_augments(name: str) -> tuple[Augment, ...]:
         return ("none", "event-shift", "event-flip-shift")
     if name == "digits":
         return ("none", "shift", "flip-shift")
-    return AUGMENTS[:6] if entry.shape[0] == 3 else AUGMENTS[:5]
+    return AUGMENTS[:7] if entry.shape[0] == 3 else AUGMENTS[:6]
 
 
 def augmented(
@@ -64,6 +66,7 @@ def augmented(
 ) -> NDArray[np.uint8]:
     """Augmented copies; with "none" the array itself.
 
+    - ``flip``: mirrored left to right half of the time.
     - ``shift``: by up to 1 pixel in 12 (at least 1), either way, along both axes; zeros come in.
     - ``flip-shift``: mirrored left to right half of the time, then shifted.
     - ``crop-flip``: mirrored half of the time, then shifted by up to 4 pixels (that is: padded by 4 and cropped again).
@@ -72,7 +75,7 @@ def augmented(
     - ``event-shift``, ``event-flip-shift``: as shift and flip-shift, of frames of events, all T frames of a sample alike.
 
     Args:
-        images: uint8, (N, C, H, W) for the first six, (N, C, H, W, T) for the last two.
+        images: uint8, (N, C, H, W) for the first seven, (N, C, H, W, T) for the last two.
         augment: which.
         seed: 0..2**63 - 1.
         epoch: 0..2**63 - 1.
@@ -94,6 +97,8 @@ def augmented(
     if augment in _MIRRORED:
         mirrored = _below(draws[:, _FLIP], 2) == 1
         images = np.where(mirrored.reshape(-1, *[1] * (images.ndim - 1)), images[:, :, :, ::-1], images)
+    if augment == "flip":
+        return np.ascontiguousarray(images)
     height, width = images.shape[2:4]
     reach = (CROP, CROP) if augment in _CROPPED else (max(1, round(height / 12)), max(1, round(width / 12)))
     images = _shifted(images, reach, draws)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from netx_export.errors import ConfigError, MissingError
 from qpsnn_lava.data import AUGMENTS, NAMES, Augment, allowed_augments, augmented
 
-IMAGES = ("shift", "flip-shift", "crop-flip", "crop-flip-cutout", "autoaugment")
+IMAGES = ("flip", "shift", "flip-shift", "crop-flip", "crop-flip-cutout", "autoaugment")
 EVENTS = ("event-shift", "event-flip-shift")
 
 TORCHVISION = '''
@@ -64,6 +64,7 @@ def _shifted(image: NDArray[np.uint8], dy: int, dx: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("augment", "shape", "reach"),
     [
+        ("flip", (3, 5, 7), (0, 0)),
         ("shift", (3, 5, 7), (1, 1)),
         ("flip-shift", (2, 24, 12), (2, 1)),
         ("crop-flip", (3, 6, 7), (4, 4)),
@@ -121,7 +122,7 @@ def test_depends_on_seed_epoch_and_sample_alone(augment: Augment) -> None:
     out = augmented(images, augment, seed=5, epoch=3, indices=indices)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert out.shape == images.shape and out.dtype == np.uint8 and out.flags.c_contiguous
-    assert sum(not np.array_equal(a, b) for a, b in zip(images, out, strict=True)) > 30
+    assert sum(not np.array_equal(a, b) for a, b in zip(images, out, strict=True)) > 15
     order = np.random.default_rng(1).permutation(60)[:25]
     torch.rand(3)
     again = augmented(images[order], augment, seed=5, epoch=3, indices=indices[order])
