@@ -1,34 +1,114 @@
-"""Puts the figures of results/NAME/report.json into README.md, between its markers:  python docs/figures.py"""
+"""Puts the figures of results/ into the documents, between their markers:  python docs/figures.py"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qpsnn_lava.report import summary
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w.-]+) -->\n)(?P<body>.*?)(<!-- end of figures -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w./-]+) -->\n)(?P<body>.*?)(<!-- end of figures -->)", re.DOTALL)
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "method.md")
 
 
-def block(report: Path) -> str:
+def of_report(report: dict[str, Any]) -> str:
     """What `qpsnn run` printed at its end, without the time, which is the machine's."""
-    rows = [(label, value) for label, value in summary(json.loads(report.read_text(encoding="utf-8"))) if label != "time"]
+    rows = [(label, value) for label, value in summary(report) if label != "time"]
     width = max(len(label) for label, _ in rows)
     return "\n".join(["```text", *(f"{label:<{width}}  {value}" for label, value in rows), "```\n"])
 
 
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    """A markdown table, its first column to the left."""
+    rule = ["---", *("---:" for _ in titles[1:])]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+
+
+def of_simulation(found: dict[str, Any]) -> str:
+    names = {
+        "lava": "stock Lava",
+        "fast_lava": "Lava, our models",
+        "reference": "the reference",
+        "engine": "the engine",
+        "torch": "torch, float32",
+    }
+    rows = []
+    for name, title in names.items():
+        for batch, rate in found["steps_per_second"][name].items():
+            rows.append([title, batch, f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}", f"{rate / _lava(found):,.3g}"])
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    note = f"\n{found['mismatches']} values differ. {found['threads']} threads; {versions}.\n"
+    return table(["", "batch", "time steps a second", "times stock Lava"], rows) + note
+
+
+def _lava(found: dict[str, Any]) -> float:
+    return float(found["steps_per_second"]["lava"]["1"])
+
+
+def of_mapping(found: dict[str, Any]) -> str:
+    ways = [*found["ways"], *found["growth"][1:], found["pilotnet"]]
+    rows = [
+        [way["what"], *(f"{way[key]:,}" for key in ("layers", "cores", "lower_bound")), f"{way['seconds']:.2f}"]
+        for way in ways
+    ]
+    seats = found["placement"]
+    note = f"\nPlacing {seats['cores']} cores: {seats['seconds']:.1f} s, {seats['hops_before']:,.0f} -> {seats['hops']:,.0f} hops a step.\n"
+    return table(["network", "layers", "cores", "at least", "seconds"], rows) + note
+
+
+def of_training(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            title,
+            *(f"{1000 * found['parts'][name][part]:,.1f}" for part in ("forward", "backward", "optimiser", "step")),
+            memory,
+        ]
+        for name, title in (("slayer", "stock SLAYER"), ("fused", "fused"))
+        for memory in [f"{found['peak_bytes'][name] / 1e6:,.0f}"]
+    ]
+    share = found["peak_bytes"]["fused"] / found["peak_bytes"]["slayer"]
+    equal = "equal" if found["spikes_equal"] else "NOT EQUAL"
+    note = (
+        f"\nThe whole step {found['speedup']:.1f} times faster, in {share:.2f} of the memory; spikes {equal} in all layers, gradients "
+        f"within {found['max_gradient_error']:.0e} of the largest. {found['threads']} threads, torch {found['versions']['torch']}.\n"
+    )
+    return table(["", "forward, ms", "backward, ms", "optimiser, ms", "step, ms", "memory, MB"], rows) + note
+
+
+def of_norms(found: dict[str, Any]) -> str:
+    def share(value: dict[str, float]) -> str:
+        return f"{100 * value['mean']:.2f} ± {100 * value['deviation']:.2f}"
+
+    rows = [[f"`{row['norm']}`", *(share(row[stage]) for stage in ("float", "quantised", "integer"))] for row in found["rows"]]
+    first = found["rows"][0]
+    note = f"\nMean ± standard deviation over {first['runs']} seeds, n = {first['n']} test images each.\n"
+    return table(["norm", "float, %", "quantised, %", "pruned, integer, %"], rows) + note
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "bench/simulate-pilotnet": of_simulation,
+    "bench/map": of_mapping,
+    "bench/train": of_training,
+    "norm": of_norms,
+}
+
+
 def updated(text: str, results: Path) -> str:
-    """``text`` with every block renewed whose report stands in ``results``."""
+    """``text`` with every block renewed whose figures stand in ``results``: NAME.json of a table, else NAME/report.json."""
 
     def renew(found: re.Match[str]) -> str:
-        report = results / found["name"] / "report.json"
-        return found[1] + (block(report) if report.exists() else found["body"]) + found[4]
+        name = found["name"]
+        file = results / f"{name}.json" if name in TABLES else results / name / "report.json"
+        body = TABLES.get(name, of_report)(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else found["body"]
+        return found[1] + body + found[4]
 
     return BLOCK.sub(renew, text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(updated(readme.read_text(encoding="utf-8"), ROOT / "results"), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(updated(document.read_text(encoding="utf-8"), ROOT / "results"), encoding="utf-8")

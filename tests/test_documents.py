@@ -288,16 +288,22 @@ def test_a_name_that_is_not_there_is_noticed() -> None:
     assert not resolves("netx_export.hdf5.wrote") and not resolves("netx_export.nothing.at_all")
 
 
-def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+def test_the_figures_of_the_documents_are_those_of_the_results() -> None:
     figures = script("figures")
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert figures.BLOCK.search(text) is not None
-    assert figures.updated(text, ROOT / "results") == text, "run: python docs/figures.py"
+    shown: set[str] = set()
+    for document in figures.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        shown |= {block["name"] for block in figures.BLOCK.finditer(text)}
+        assert figures.updated(text, ROOT / "results") == text, "run: python docs/figures.py"
+    assert shown == {*figures.TABLES, *(path.parent.name for path in (ROOT / "results").glob("*/report.json"))}
+    assert all((ROOT / "results" / f"{name}.json").exists() for name in figures.TABLES)
 
 
 def test_percentages_stand_only_in_the_blocks_that_have_a_source() -> None:
-    text = script("figures").BLOCK.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert set(re.findall(r"[\d.]+ ?%", text)) <= {"95 %"}  # of the interval
+    figures = script("figures")
+    for document in figures.DOCUMENTS:
+        text = figures.BLOCK.sub("", document.read_text(encoding="utf-8"))
+        assert set(re.findall(r"[\d.]+ ?%", text)) <= {"95 %"}  # of the interval
 
 
 def test_figures_are_renewed_from_a_report_and_stay_where_there_is_none(tmp_path: Path) -> None:
