@@ -12,7 +12,7 @@ from netx_export.lava_compat import INSTALL_COMMAND, LAVA_DL, LAVA_NC
 PACKAGE = "qpsnn-lava"
 PYTHON_COMMAND = "make setup PYTHON=/path/to/python  (3.10, 3.11 or 3.12)"
 BASE_COMMAND = f"pip install --upgrade {PACKAGE}"
-FAST_COMMAND = f"pip install '{PACKAGE}[fast]'"
+OPTIONAL = {"faster": "fast", "sweeps": "sweep"}  # purpose: extra
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ STACK = (
     Need("lava-dl", LAVA_DL, "0.6.1"),
 )
 FAST = (Need("numba", "0.59"),)
+SWEEP = (Need("optuna", "5"),)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Row:
         component: a package, or Python.
         found: its version; None where it is not installed.
         needed: the versions that fit.
-        purpose: "base" (everything), "train and Lava", or "faster" (optional).
+        purpose: "base" (everything), "train and Lava", or, optional, "faster" or "sweeps".
         state: "ok", "missing", "too old" or "too new".
     """
 
@@ -88,13 +89,13 @@ class Diagnosis:
     @property
     def complete(self) -> bool:
         """Whether training and Lava runs have all they need (optional packages do not count)."""
-        return all(row.state == "ok" for row in self.rows if row.purpose != "faster")
+        return all(row.state == "ok" for row in self.rows if row.purpose not in OPTIONAL)
 
 
 def diagnose() -> Diagnosis:
     """Compares what is installed with what this package needs, by metadata alone."""
     rows = [_row(Need("Python", "3.10", "3.13"), "base", platform.python_version())]
-    for purpose, needs in (("base", BASE), ("train and Lava", STACK), ("faster", FAST)):
+    for purpose, needs in (("base", BASE), ("train and Lava", STACK), ("faster", FAST), ("sweeps", SWEEP)):
         rows += [_row(need, purpose, installed_version(need.component)) for need in needs]
     return Diagnosis(tuple(rows), _command(rows))
 
@@ -128,7 +129,8 @@ def _command(rows: list[Row]) -> str | None:
         return INSTALL_COMMAND
     if any(row.purpose == "base" for row in wrong):
         return BASE_COMMAND
-    return FAST_COMMAND if wrong else None
+    extras = dict.fromkeys(OPTIONAL[row.purpose] for row in wrong)
+    return f"pip install '{PACKAGE}[{','.join(extras)}]'" if wrong else None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """The pictures of a report: weights on their integer grid, firing rates, cores before and after, SVS scores with the cut; and of
-a mapping: every core on the mesh, what layers take of their cores, traffic, and the front of cores against traffic.
+a mapping: every core on the mesh, what layers take of their cores, traffic, and the front of cores against traffic; and of a
+sweep: accuracy against what it costs.
 
 Figures are made without pyplot, so nothing of the caller's plots changes; each has a function that returns the
 :class:`matplotlib.figure.Figure` and is written by :func:`save_all`.  Colours (Okabe and Ito's) differ in lightness, too.
@@ -38,6 +39,7 @@ MAX_LEVELS = 512  # grid levels drawn one by one: what the chip can hold; a wide
 MAX_CHIPS = 16  # on a picture of the mesh
 BLUE, VERMILLION, GREY, BAND, TEXT = "#0072B2", "#D55E00", "#BDBDBD", "#EEF2E6", "#333333"
 POOL_PARTS = {"synapse_words": BLUE, "neurons_mean": "#E69F00", "axon_in": "#009E73", "axon_map": "#CC79A7"}
+SWEEP_COSTS = {"size_mb": "deployed MB", "cores": "cores", "synaptic_ops": "synaptic operations a sample"}
 SCALE = "cividis"  # even in lightness, and the same to those who do not tell red from green
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -520,6 +522,75 @@ def pareto_figure(mapping: Mapping[str, Any]) -> Figure | None:
         count = f"{len(plans)} cut{_s(plans)} of which none beats another in all three"
         _headline(figure, f"Cores against traffic on {_text(mapping['chip'], 24)}: {count}")
     return figure
+
+
+# --- a sweep -------------------------------------------------------------------------------------------------------------
+
+
+def save_sweep(sweep: Mapping[str, Any], folder: Path | str) -> list[Path]:
+    """Writes pareto.png of a sweep, whole or not at all; nothing where no trial is done.
+
+    Args:
+        sweep: as :meth:`qpsnn_lava.sweep.Sweep.to_dict` makes it.
+        folder: is made where it is missing.
+
+    Raises:
+        RunError: the folder or the disk does not take the file.
+    """
+    return _save({"pareto": sweep_figure(sweep)}, folder)
+
+
+def sweep_figure(sweep: Mapping[str, Any]) -> Figure | None:
+    """Validation accuracy of each trial, with its 95 % interval, against its MB, its cores and its synaptic operations.
+
+    A line joins the trials of each panel's own front: no other is at least as accurate and needs less.  Those with a ring are of
+    the front of all the sweep's objectives.
+    """
+    rows = [row for row in sweep["trials"] if row["accuracy"] is not None]
+    if not rows:
+        return None
+    accuracy, low, high = (100 * np.array([row[key] for row in rows], dtype=float) for key in ("accuracy", "low", "high"))
+    chosen = np.array([row["front"] for row in rows], dtype=bool)
+    with _style():
+        figure = Figure(figsize=(10.4, 3.7), layout="constrained")
+        panels = figure.subplots(1, len(SWEEP_COSTS), sharey=True)
+        for axes, (key, label) in zip(panels, SWEEP_COSTS.items(), strict=True):
+            cost = np.array([row[key] for row in rows], dtype=float)
+            axes.vlines(cost, low, high, color=GREY, linewidth=0.7, zorder=1)
+            axes.scatter(cost, accuracy, s=22, color=BLUE, linewidth=0, zorder=3, label="trial")
+            front = _front(cost, -accuracy)
+            axes.plot(
+                cost[front],
+                accuracy[front],
+                drawstyle="steps-post",
+                color=VERMILLION,
+                linewidth=1.2,
+                marker="o",
+                markersize=5,
+                zorder=4,
+                label="front of this panel",
+            )
+            ring = {"facecolor": "none", "edgecolor": TEXT, "linewidth": 1.0, "zorder": 5}
+            axes.scatter(cost[chosen], accuracy[chosen], s=85, label="front of the objectives", **ring)
+            axes.margins(0.08, 0.06)
+            axes.set_xlabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=key == "cores"))
+        panels[2].xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        panels[0].set_ylabel("validation accuracy (%)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, handletextpad=0.3)
+        objectives = ", ".join(name.replace("_", " ") for name in sweep["objectives"])
+        what = f"{len(rows)} trial{_s(rows)}, n = {rows[0]['n']:,}, grey: 95 % interval; objectives: {objectives}"
+        _headline(figure, f"Sweep {_text(sweep['name'], 40)}: {what}")
+    return figure
+
+
+def _front(cost: NDArray[np.float64], loss: NDArray[np.float64]) -> list[int]:
+    """Indices of what no other beats in both, by rising cost; of equals the first."""
+    front: list[int] = []
+    for i in np.lexsort((loss, cost)):
+        if not front or loss[i] < loss[front[-1]]:
+            front.append(int(i))
+    return front
 
 
 # --- shared looks --------------------------------------------------------------------------------------------------------

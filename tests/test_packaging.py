@@ -281,6 +281,7 @@ def test_doctor_holds_the_same_bounds_as_the_metadata(project: dict[str, Any]) -
         (doctor.BASE, project["project"]["dependencies"]),
         (doctor.STACK, [*extras["stack"], *(line for line in extras["lava"] if line.startswith("lava"))]),
         (doctor.FAST, extras["fast"]),
+        (doctor.SWEEP, extras["sweep"]),
     ):
         declared = {r.name: r.specifier for r in map(Requirement, lines)}
         assert {need.component for need in needs} == set(declared)
@@ -317,7 +318,8 @@ def test_doctor_finds_this_machine_complete() -> None:
         ("torch", "2.2.0", "too old", lava_compat.INSTALL_COMMAND),
         ("networkx", "3.4", "too new", lava_compat.INSTALL_COMMAND),
         ("h5py", None, "missing", doctor.BASE_COMMAND),
-        ("numba", None, "missing", doctor.FAST_COMMAND),
+        ("numba", None, "missing", "pip install 'qpsnn-lava[fast]'"),
+        ("optuna", None, "missing", "pip install 'qpsnn-lava[sweep]'"),
     ],
 )
 def test_doctor_names_what_is_wrong_and_one_command(
@@ -329,7 +331,7 @@ def test_doctor_names_what_is_wrong_and_one_command(
     wrong = [row for row in diagnosis.rows if row.state != "ok"]
     assert [(row.component, row.found, row.state) for row in wrong] == [(component, found, state)]
     assert diagnosis.command == command
-    assert diagnosis.complete == (component == "numba")
+    assert diagnosis.complete == (component in ("numba", "optuna"))
 
 
 def test_doctor_asks_for_another_python_first(monkeypatch: pytest.MonkeyPatch) -> None:

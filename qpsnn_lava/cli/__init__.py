@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from netx_export.errors import QpsnnError
-from qpsnn_lava.cli import bench, chips, data, flow, netx, setup
+from qpsnn_lava.cli import bench, chips, data, flow, netx, setup, sweep
 from qpsnn_lava.cli.console import complain
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "map": chips.map_network,
     "chips": chips.chips,
     "report": flow.report,
+    "sweep": sweep.sweep,
     "doctor": setup.doctor,
 }
 GROUPS = {"bench": bench.app, "data": data.app}

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from qpsnn_lava.config import Experiment
 
 ExperimentName = Annotated[
-    str, typer.Argument(metavar="EXPERIMENT", help="digits, fashion-mnist, another built-in name, or a TOML file.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT", help="digits, fashion-mnist, another built-in name, or a TOML file.", show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, e.g. prune.keep=0.4.")
