@@ -12,8 +12,7 @@ Graded events have their values in an array of int32 beside the list; else that 
 **Order.**  Rows of a layer do not depend on each other, and in aligned time its frames depend only on the same frames of
 its source.  So a layer runs row by row and, within a row, frame by frame: u and v of one row stay in the L1 cache.
 
-Plain loops, integers only, no fast-math; two small intrinsics say in LLVM's vector types what the loop vectoriser does
-not find (short loops, arrays that could overlap).
+Plain loops, integers only, no fast-math; the innermost steps are in :mod:`netx_export.vectors`.
 """
 
 from __future__ import annotations
@@ -23,16 +22,15 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic, overload
-from numba.np import arrayobj
+from numba.core import types
+from numba.extending import overload
+
+from netx_export.vectors import BLOCK, ONES, append8, copy8, sum_rows
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-BLOCK = 16  # output channels of the weights are padded to this
-VECTOR_BITS = 256
-WORD = ir.IntType(64)
+_sum1, _sum2, _sum3, _sum4 = (sum_rows(n) for n in (1, 2, 3, 4))
+_graded1, _graded2, _graded3, _graded4 = (sum_rows(n, graded=True) for n in (1, 2, 3, 4))
 
 
 def _jit(function: Function) -> Function:
@@ -46,137 +44,6 @@ def _jit(function: Function) -> Function:
 def _part(function: Function) -> Function:
     """Compiled as a part of the loops that call it: a call with arrays costs more than these do."""
     return cast(Function, numba.njit(nogil=True, forceinline=True)(function))
-
-
-# --- two intrinsics ----------------------------------------------------------------------------------------------------
-
-
-def _vector_pointer(builder: Any, array: Any, index: Any, lanes: int, element: Any) -> Any:
-    return builder.bitcast(builder.gep(array, [index]), ir.VectorType(element, lanes).as_pointer())
-
-
-def _sum_rows(blocks: int, graded: bool) -> Any:
-    """``out[at + i] (+)= sum over e in first..last of weights[rows[e] * width + column + i]`` for i in 0 .. 16 * blocks - 1,
-
-    each term times values[e] where graded.  The sums stay in registers of the weights' type.
-    """
-
-    def typing(context: Any, weights: Any, rows: Any, values: Any, first: Any, last: Any, width: Any, column: Any, out: Any, at: Any,
-               add: Any) -> Any:  # fmt: skip
-        signature = types.void(weights, rows, values, first, last, width, column, out, at, add)
-
-        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            weights, rows, values, first, last, width, column, out, at, add = _data(context, builder, signature, args)
-            kind, out_kind = signature.args[0].dtype, signature.args[7].dtype
-            element, out_element = context.get_value_type(kind), context.get_value_type(out_kind)
-            lanes = VECTOR_BITS // kind.bitwidth
-            vector, out_vector = ir.VectorType(element, lanes), ir.VectorType(out_element, lanes)
-            sums = [cgutils.alloca_once(builder, vector) for _ in range(blocks * BLOCK // lanes)]
-            for total in sums:
-                builder.store(ir.Constant(vector, None), total)
-            with cgutils.for_range(builder, last, start=first, intp=WORD) as loop:
-                row = builder.sext(builder.load(builder.gep(rows, [loop.index])), WORD)
-                start = builder.add(builder.mul(row, width), column)
-                factor = None
-                if graded:
-                    value = builder.load(builder.gep(values, [loop.index]))
-                    if value.type.width != element.width:
-                        value = (builder.trunc if value.type.width > element.width else builder.sext)(value, element)
-                    factor = _splat(builder, value, lanes)
-                for i, total in enumerate(sums):
-                    term = _load_vector(builder, weights, builder.add(start, ir.Constant(WORD, i * lanes)), lanes, element)
-                    term = term if factor is None else builder.mul(term, factor)
-                    builder.store(builder.add(builder.load(total), term), total)
-            for i, total in enumerate(sums):
-                place = builder.add(at, ir.Constant(WORD, i * lanes))
-                value = builder.load(total)
-                if out_element.width > element.width:
-                    value = builder.sext(value, out_vector)
-                with builder.if_else(add) as (then, otherwise):
-                    with then:
-                        before = _load_vector(builder, out, place, lanes, out_element)
-                        _store_vector(builder, builder.add(before, value), out, place, lanes, out_element)
-                    with otherwise:
-                        _store_vector(builder, value, out, place, lanes, out_element)
-            return context.get_dummy_value()
-
-        return signature, code
-
-    return intrinsic(typing)
-
-
-def _data(context: Any, builder: Any, signature: Any, args: Any) -> list[Any]:
-    """The arguments, arrays as the address of their first value."""
-    return [
-        arrayobj.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-        for kind, value in zip(signature.args, args, strict=True)
-    ]
-
-
-def _address(builder: Any, array: Any, index: Any, lanes: int, element: Any) -> Any:
-    return builder.bitcast(builder.gep(array, [index]), ir.VectorType(element, lanes).as_pointer())
-
-
-def _load_vector(builder: Any, array: Any, index: Any, lanes: int, element: Any) -> Any:
-    return builder.load(_address(builder, array, index, lanes, element), align=element.width // 8)
-
-
-def _store_vector(builder: Any, value: Any, array: Any, index: Any, lanes: int, element: Any) -> None:
-    builder.store(value, _address(builder, array, index, lanes, element), align=element.width // 8)
-
-
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    one = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), lanes), None))
-
-
-_sum1, _sum2, _sum3, _sum4 = (_sum_rows(n, False) for n in (1, 2, 3, 4))
-_graded1, _graded2, _graded3, _graded4 = (_sum_rows(n, True) for n in (1, 2, 3, 4))
-
-
-def _copy_eight(context: Any, source: Any, start: Any, plus: Any, out: Any, at: Any) -> Any:
-    """``out[at + i] = source[start + i] + plus`` for i in 0..7, int32."""
-    signature = types.void(source, start, plus, out, at)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        source, start, plus, out, at = _data(context, builder, signature, args)
-        element = ir.IntType(32)
-        value = _load_vector(builder, source, start, 8, element)
-        value = builder.add(value, _splat(builder, builder.trunc(plus, element), 8))
-        _store_vector(builder, value, out, at, 8, element)
-        return context.get_dummy_value()
-
-    return signature, code
-
-
-_copy8: Any = intrinsic(_copy_eight)
-
-
-def _append_ones(context: Any, ones: Any, start: Any, first: Any, table: Any, out: Any, at: Any) -> Any:
-    """Writes ``first + i`` to out[at:] for each i in 0..7 with ones[start + i] != 0, lowest first; returns how many.
-
-    Eight numbers are written in any case.  ``table`` is _ONES.
-    """
-    signature = types.int64(ones, start, first, table, out, at)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        ones, start, first, table, out, at = _data(context, builder, signature, args)
-        byte, element = ir.IntType(8), ir.IntType(32)
-        eight = _load_vector(builder, ones, start, 8, byte)
-        mask = builder.bitcast(builder.icmp_unsigned("!=", eight, ir.Constant(eight.type, None)), byte)
-        row = builder.mul(builder.zext(mask, WORD), ir.Constant(WORD, 8))
-        value = builder.add(_load_vector(builder, table, row, 8, element), _splat(builder, builder.trunc(first, element), 8))
-        _store_vector(builder, value, out, at, 8, element)
-        return builder.zext(builder.ctpop(mask), WORD)
-
-    return signature, code
-
-
-_append8: Any = intrinsic(_append_ones)
-
-# _ONES[mask * 8:]: the positions of the ones of a mask of 8 bits, lowest first, then zeros.
-_ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mask in range(256)], dtype=np.int32).reshape(-1)
 
 
 # Numbers of a layer, one int64 array: see engine._numbers for their meaning.
@@ -294,7 +161,7 @@ def _list_events(fired: Any, pixels: Any, stride: Any, events: Any, start: Any, 
     for x in range(pixels):
         ends[mark + x] = count
         for i in range(x * stride, (x + 1) * stride, 8):
-            count += _append8(fired, i, i, _ONES, events, start + count)
+            count += append8(fired, i, i, ONES, events, start + count)
     ends[mark + pixels] = count
 
 
@@ -345,14 +212,14 @@ def _copy(
     events: Any, values: Any, start: Any, number: Any, offset: Any, graded: Any, rows: Any, factors: Any, at: Any
 ) -> None:
     """Rows of weights for ``number`` events, eight at a time; what is written beyond them is overwritten or not read."""
-    _copy8(events, start, offset, rows, at)  # always: no branch that the processor could guess wrong
+    copy8(events, start, offset, rows, at)  # always: no branch that the processor could guess wrong
     if graded:
-        _copy8(values, start, 0, factors, at)
+        copy8(values, start, 0, factors, at)
     done = 8
     while done < number:
-        _copy8(events, start + done, offset, rows, at + done)
+        copy8(events, start + done, offset, rows, at + done)
         if graded:
-            _copy8(values, start + done, 0, factors, at + done)
+            copy8(values, start + done, 0, factors, at + done)
         done += 8
 
 

@@ -37,8 +37,8 @@ from netx_export.errors import ConfigError
 from netx_export.integers import STATE_LIMIT
 from netx_export.lava_compat import import_slayer
 from netx_export.network import MAX_THRESHOLD
-from qpsnn_lava import dynamics, parallel
-from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, integers, straight_through
+from qpsnn_lava import dynamics, events, parallel
+from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, inside, integers, straight_through
 
 slayer = import_slayer()
 slayer_cuba = slayer.neuron.cuba
@@ -277,6 +277,8 @@ class Block(torch.nn.Module):
         k = max(k, 0)  # freezing refuses by name what does not fit even so
         unit = 2.0**k / (WEIGHT_SCALE * step)
         bias = straight_through(torch.round(WEIGHT_SCALE * unit * offset.detach()) / WEIGHT_SCALE, unit * offset)
+        if self.quantiser.masked:
+            weight = torch.where(inside(weight, self.quantiser, widen), weight, weight.detach())
         return Folded(straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight), bias, self._threshold(unit), unit, True)
 
     _spikes = True
@@ -483,7 +485,11 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
         n, _, height, width = frames.shape
         frames = frames.contiguous().as_strided((n, 1, height, width), (height * width, 1, width, 1))
     kernel = weight[..., 0].contiguous(memory_format=torch.channels_last)  # a quarter faster, forward and backward
-    sums = F.conv2d(frames, kernel, None, synapse.stride[:2], synapse.padding[:2], synapse.dilation[:2], synapse.groups)
+    window = events.Window((kernel.shape[2], kernel.shape[3]), synapse.stride[:2], synapse.padding[:2], synapse.dilation[:2])
+    if static or synapse.groups > 1:
+        sums = F.conv2d(frames, kernel, None, window.stride, window.padding, window.dilation, synapse.groups)
+    else:
+        sums = events.convolve(frames, kernel, window)
     if static:
         return sums.permute(0, 2, 3, 1)[:, None].expand(-1, steps, -1, -1, -1).contiguous().permute(0, 1, 4, 2, 3)
     split: torch.Tensor = sums.unflatten(0, (x.shape[0], steps))
