@@ -259,9 +259,14 @@ class Block(torch.nn.Module):
         norm: CurrentNorm = self.neuron.norm
         return norm
 
+    def scaled_weight(self) -> torch.Tensor:
+        """The weights in real units that are quantised: times the norm's scale, over the largest input."""
+        weight: torch.Tensor = self.synapse.weight
+        return weight * (self.norm.scale().view(-1, *[1] * (weight.dim() - 1)) / self.input_max)
+
     def fold(self, steps: int) -> Folded:
         """What this block computes with over a window of ``steps``."""
-        weight = self.synapse.weight * (self.norm.scale().view(-1, *[1] * (self.synapse.weight.dim() - 1)) / self.input_max)
+        weight = self.scaled_weight()
         offset = self.norm.offset()
         if not self.quantised:
             return Folded(weight, offset, self._threshold(1.0, exact=False), 1.0, False)

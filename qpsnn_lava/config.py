@@ -8,6 +8,7 @@ know pydantic and TOML.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -35,6 +36,7 @@ from qpsnn_lava.networks import ConvName, PlanName, Pool, conv_layers, mlp_layer
 
 MAX_FILE_BYTES = 1 << 20
 MAX_LAYERS = 256
+MAX_BITS = 8
 
 
 def _array(value: object) -> object:
@@ -48,6 +50,8 @@ Epochs: TypeAlias = Annotated[int, Field(ge=0, le=100_000)]
 Count: TypeAlias = Annotated[int, Field(ge=1, le=10_000_000)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Ratio: TypeAlias = Annotated[float, Field(gt=0, le=1)]
+WidthUnit = Literal["parameters", "mb", "ops", "words", "cores"]
+CriterionName = Literal["svs", "sca", "l1", "rate", "random", "hrank"]
 
 
 class _Section(BaseModel):
@@ -188,21 +192,57 @@ class Neuron(_Section):
 
 
 class Quantise(_Section):
-    """[quantise]: ReScaW.
+    """[quantise]: ReScaW (:class:`qpsnn_lava.quantise.Quantiser`).
 
     Args:
-        bits, first_bits, last_bits: weight bits 2..8 of the hidden layers, of the first layer and of the read-out.
+        bits, first_bits, last_bits: weight bits 2..8 of the hidden layers, of the first layer and of the read-out.  bits = "auto":
+            2..8 for each hidden layer, chosen after the float phase so that the network stays within the budget
+            (:mod:`qpsnn_lava.bit_plan`).
+        budget_mb, budget_words, budget_cores: with bits = "auto" one of them: megabytes of stored weights, or synapse words or cores
+            on the chip of [map], of the network before pruning.
         grid: "mid_tread" (zero is a level; stores in exactly these bits) or "mid_rise" (the paper's; one bit more).
-        gamma: the layer's scale: "mean_abs" (1-norm mean), "max" or "percentile".
+        gamma: the layer's scale: "mean_abs" (1-norm mean), "max", "percentile", or "none" (no rescaling, the paper's baseline).
+        percentile: the x of gamma = "percentile", above 0.5, at most 1.
+        n2uq: gamma times (2**b - 1) / 2**(b - 1).
+        per: one gamma a "layer", one a "channel" (trains, but cannot be frozen), or "channel_shift" (the layer's times a power of two
+            a channel).
+        shift_bits: stored bits that "channel_shift" may add, 1..6.
+        segments: steps that double from one part of |W| to the next, 1..4 parts ("piecewise gamma").
+        masked: clipped weights get no gradient.
         norm: how BatchNorm is folded: "full", "shared" (one scale a layer) or "mean" (mean only).
     """
 
-    bits: Bits = 4
+    bits: Bits | Literal["auto"] = 4
     first_bits: Bits = 8
     last_bits: Bits = 8
+    budget_mb: Annotated[float, Field(gt=0)] | None = None
+    budget_words: Count | None = None
+    budget_cores: Count | None = None
     grid: Literal["mid_tread", "mid_rise"] = "mid_tread"
-    gamma: Literal["mean_abs", "max", "percentile"] = "mean_abs"
+    gamma: Literal["mean_abs", "max", "percentile", "none"] = "mean_abs"
+    percentile: Annotated[float, Field(gt=0.5, le=1)] = 0.99
+    n2uq: bool = False
+    per: Literal["layer", "channel", "channel_shift"] = "layer"
+    shift_bits: Annotated[int, Field(ge=1, le=6)] = 1
+    segments: Annotated[int, Field(ge=1, le=4)] = 1
+    masked: bool = False
     norm: Literal["full", "shared", "mean"] = "full"
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Quantise:
+        budgets = [key for key in ("budget_mb", "budget_words", "budget_cores") if getattr(self, key) is not None]
+        if self.bits == "auto" and len(budgets) != 1:
+            given = f"{' and '.join(f'quantise.{key}' for key in budgets)} are given" if budgets else "no budget is given"
+            raise ValueError(
+                f'quantise.bits is "auto", but {given}; give one of quantise.budget_mb, quantise.budget_words and '
+                "quantise.budget_cores"
+            )
+        if self.bits != "auto" and budgets:
+            raise ValueError(f'quantise.{budgets[0]} is given, but quantise.bits is {self.bits}; a budget goes with "auto"')
+        if self.gamma == "none" and (self.n2uq or self.per != "layer"):
+            what = "quantise.n2uq" if self.n2uq else f'quantise.per = "{self.per}"'
+            raise ValueError(f'quantise.gamma is "none", which does not rescale, so {what} has no meaning; leave one out')
+        return self
 
 
 class Readout(_Section):
@@ -254,36 +294,73 @@ class Prune(_Section):
     """[prune]: which channels stay.
 
     Args:
-        criterion: "svs".
-        keep: share of the channels that stays, above 0, at most 1: one number, or one for each conv and dense layer in order.
+        criterion: "svs", "sca", "l1", "rate", "random" or "hrank" (:mod:`qpsnn_lava.criteria`).
+        keep: share of the channels that stays, above 0, at most 1: one number, or one for each conv and dense layer in order
+            (depthwise ones, which have the channels of their source, left out).
         plan: instead of keep, the paper's shares by name (:data:`qpsnn_lava.networks.PLANS`): the network, and how many percent
             of the channels of its first and of its later layers go.  An experiment that was read has its shares in keep.
+        budget_parameters, budget_mb, budget_ops, budget_words, budget_cores: instead of keep, one of them: what the pruned network
+            takes at most, in stored weights and biases, in megabytes (1e6 bytes) of them, in synaptic operations per inference, or
+            in synapse words or cores on the chip of [map]; widths are then chosen from the scores (:mod:`qpsnn_lava.width_plan`).
+            An experiment that was read has no keep then.
         scope: "layer" (the share holds in each layer) or "global" (over all layers together).
         widths: "any" (what the share leaves) or "chip" (rounded to widths that the chip of [map] stores well, see
             :func:`mapping.widths.choose_widths`).
-        eps: singular values above it count, > 0.
-        tie_break: between channels of equal score: "nuclear", "rate" or "none" (the lower channel stays).
-        samples: training images that are scored.
+        eps: of svs and hrank: singular values above it count, > 0.
+        eps_relative: eps is multiplied with each map's largest singular value and its larger side; the authors' code does so, with
+            eps = 1.1920929e-07.
+        tie_break: between channels of equal score: "nuclear" (of svs and hrank), "rate" or "none" (the lower channel stays).
+        samples: training images that are scored (l1 and random take none).
+        order: "qp" (quantise, then prune), "pq" (prune and fine-tune in float, then quantise) or "together" (both at once, after the
+            float phase; one phase of quantised_epochs + finetune_epochs follows).
+        rounds: so many cuts, 1..32, each with its share of finetune_epochs behind it; the share that stays falls geometrically.
     """
 
-    criterion: Literal["svs"] = "svs"
-    keep: Ratio | Annotated[tuple[Ratio, ...], BeforeValidator(_array)] = 0.5
+    criterion: CriterionName = "svs"
+    keep: Ratio | Annotated[tuple[Ratio, ...], BeforeValidator(_array)] | None = 0.5
     plan: PlanName | None = None
+    budget_parameters: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    budget_mb: Positive | None = None
+    budget_ops: Positive | None = None
+    budget_words: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    budget_cores: Count | None = None
     scope: Literal["layer", "global"] = "layer"
     widths: Literal["any", "chip"] = "any"
     eps: Positive = 1e-6
+    eps_relative: bool = False
     tie_break: Literal["nuclear", "rate", "none"] = "nuclear"
     samples: Count = 512
+    order: Literal["qp", "pq", "together"] = "qp"
+    rounds: Annotated[int, Field(ge=1, le=32)] = 1
+
+    @property
+    def budget(self) -> tuple[WidthUnit, float] | None:
+        """Unit (parameters, mb, ops, words or cores) and amount of the budget, where one is given."""
+        given = ((unit, getattr(self, f"budget_{unit}")) for unit in get_args(WidthUnit))
+        return next(((unit, float(value)) for unit, value in given if value is not None), None)
 
     @model_validator(mode="after")
     def _plan_alone(self) -> Prune:
-        if self.plan is not None and "keep" in self.model_fields_set:
+        given = [key for key in ("plan", *_BUDGETS) if getattr(self, key) is not None]
+        if self.plan is not None and "keep" in self.model_fields_set and self.keep is not None:
             raise ValueError(
                 f'prune.plan is "{self.plan}", and prune.keep is given too; a plan is a list of shares: leave one out'
             )
+        if len(given) > 1 or (given and "keep" in self.model_fields_set and self.keep is not None):
+            both = f"prune.{given[0]} and prune.{given[1] if len(given) > 1 else 'keep'}"
+            raise ValueError(f"{both} are given; each says how much stays: leave one out")
         if self.plan is not None and self.scope == "global":
             raise ValueError('prune.plan lists a share per layer, but prune.scope is "global"; take scope = "layer", or keep')
+        if self.budget is not None and (self.scope == "global" or self.widths == "chip"):
+            key, value = ("scope", "global") if self.scope == "global" else ("widths", "chip")
+            raise ValueError(
+                f'prune.{given[0]} is given, but prune.{key} is "{value}"; a budget chooses the widths of all layers together: '
+                f"leave prune.{key} out"
+            )
         return self
+
+
+_BUDGETS = tuple(f"budget_{unit}" for unit in get_args(WidthUnit))
 
 
 class Lava(_Section):
@@ -338,12 +415,12 @@ class Experiment(_Section):
     @field_validator("prune")
     @classmethod
     def _planned(cls, prune: Prune, info: ValidationInfo) -> Prune:
-        """The shares of prune.plan in prune.keep; they depend on the network."""
+        """The shares of prune.plan in prune.keep (they depend on the network); no keep beside a budget."""
+        if prune.budget is not None:
+            return prune.model_copy(update={"keep": None})
         if prune.plan is None or "network" not in info.data:
             return prune
-        channels = [
-            layer.units if isinstance(layer, DenseLayer) else layer.channels for layer in _weighted(info.data["network"])
-        ]
+        channels = [width_of(layer) for layer in _prunable(info.data["network"])]
         return prune.model_copy(update={"keep": plan_shares(prune.plan, channels), "plan": None})
 
     @model_validator(mode="after")
@@ -366,39 +443,92 @@ class Experiment(_Section):
                 raise ValueError(f"network[{i}].groups is {layer.groups}, which does not divide its {layer.channels} channels")
             if isinstance(layer, ConvLayer) and layer.padding >= layer.kernel:
                 raise ValueError(f"network[{i}].padding is {layer.padding}; it must be below the kernel of {layer.kernel}")
-        weighted = len(weighted_layers(self))
+        pruned = prunable_layers(self)
         if isinstance(self.prune.keep, tuple):
-            if len(self.prune.keep) != weighted:
+            if len(self.prune.keep) != len(pruned):
+                depthwise = len(weighted_layers(self)) - len(pruned)
                 raise ValueError(
-                    f"prune.keep lists {len(self.prune.keep)} shares, but the network has {weighted} conv and dense layers; "
-                    "give one for each, in order, or one number for all"
+                    f"prune.keep lists {len(self.prune.keep)} shares, but the network has {len(pruned)} conv and dense layers"
+                    f"{f' beside {depthwise} depthwise' if depthwise else ''}; give one for each, in order, or one number for all"
                 )
             if self.prune.scope == "global":
                 raise ValueError(
                     'prune.keep lists a share per layer, but prune.scope is "global"; give one number, or scope = "layer"'
                 )
+        self._check_groups()
         return self
+
+    def _check_groups(self) -> None:
+        """A convolution of several groups that is not depthwise stays whole, and so does what it takes its input from."""
+        prune, cut = self.prune, False
+        shares = iter(prune.keep if isinstance(prune.keep, tuple) else [prune.keep] * len(self.network))
+        depthwise = _depthwise(self.network)
+        for i, layer in enumerate(self.network):
+            if isinstance(layer, PoolLayer) or i in depthwise:
+                continue
+            share, before = next(shares), cut
+            width = width_of(layer)
+            whole = share is not None and (share == 1 or (prune.scope == "layer" and math.floor(share * width + 0.5) == width))
+            cut = not whole
+            if isinstance(layer, ConvLayer) and layer.groups > 1 and (cut or before):
+                raise ValueError(
+                    f"network[{i}] has {layer.groups} groups, and [prune] would cut {'it' if cut else 'the layer before it'}; only "
+                    "depthwise and ungrouped layers, and those before them, can be pruned: list prune.keep with 1 for both, or "
+                    "take groups = 1"
+                )
 
 
 def weighted_layers(experiment: Experiment) -> tuple[ConvLayer | DenseLayer, ...]:
-    """The hidden layers that have trained weights and are pruned: conv and dense, in order."""
+    """The hidden layers that have trained weights: conv and dense, in order."""
     return _weighted(experiment.network)
+
+
+def prunable_layers(experiment: Experiment) -> tuple[ConvLayer | DenseLayer, ...]:
+    """Those of :func:`weighted_layers` that are pruned: all but depthwise convolutions, which have the channels of their source."""
+    return _prunable(experiment.network)
+
+
+def width_of(layer: ConvLayer | DenseLayer) -> int:
+    """Channels, or units."""
+    return layer.units if isinstance(layer, DenseLayer) else layer.channels
 
 
 def _weighted(layers: tuple[Layer, ...]) -> tuple[ConvLayer | DenseLayer, ...]:
     return tuple(layer for layer in layers if not isinstance(layer, PoolLayer))
 
 
+def _prunable(layers: tuple[Layer, ...]) -> tuple[ConvLayer | DenseLayer, ...]:
+    depthwise = _depthwise(layers)
+    return tuple(layer for i, layer in enumerate(layers) if i not in depthwise and not isinstance(layer, PoolLayer))
+
+
+def _depthwise(layers: tuple[Layer, ...]) -> set[int]:
+    """Which convolutions have a group for each channel of their source and of their own; the first layer's source has those."""
+    found, source = set(), 0
+    for i, layer in enumerate(layers):
+        if isinstance(layer, ConvLayer):
+            if layer.groups > 1 and layer.groups == layer.channels and source in (0, layer.channels):
+                found.add(i)
+            source = layer.channels
+    return found
+
+
 def weight_bits(experiment: Experiment) -> tuple[int, ...]:
     """Weight bits of each of :func:`weighted_layers`, then of the read-out.
 
     A layer's own ``bits`` wins; else the first takes ``quantise.first_bits``, the others ``quantise.bits``; the read-out takes
-    ``quantise.last_bits``.
+    ``quantise.last_bits``.  Where ``quantise.bits`` is "auto" the others have 8 until they are chosen.
     """
     quantise, layers = experiment.quantise, weighted_layers(experiment)
-    defaults = (quantise.first_bits, *(quantise.bits for _ in layers))
+    hidden_bits = MAX_BITS if quantise.bits == "auto" else quantise.bits
+    defaults = (quantise.first_bits, *(hidden_bits for _ in layers))
     hidden = (layer.bits or default for layer, default in zip(layers, defaults, strict=False))
     return (*hidden, quantise.last_bits)
+
+
+def free_layers(experiment: Experiment) -> tuple[int, ...]:
+    """Which of :func:`weighted_layers` get their bits from ``quantise.bits``: neither the first nor one with bits of its own."""
+    return tuple(i for i, layer in enumerate(weighted_layers(experiment)) if i and layer.bits is None)
 
 
 def experiment_names() -> tuple[str, ...]:
@@ -414,7 +544,7 @@ def load_experiment(path_or_name: str | Path, overrides: Sequence[str] = ()) -> 
         path_or_name: a built-in name (see :func:`experiment_names`) or the path of a TOML file of at most 1 MiB.
         overrides: ``"prune.keep=0.4"``, applied in order before anything is checked.  Right of the equals sign stands a TOML
             value; a bare word (``data.coding=rate``) is taken as a string.  Layers count from 0: ``network.1.channels=24``.
-            ``prune.keep`` and ``prune.plan`` take each other's place.
+            ``prune.keep``, ``prune.plan`` and ``prune.budget_...`` take each other's place.
 
     Raises:
         FormatError: where the file is not TOML, too large or cannot be read.
@@ -481,7 +611,9 @@ def _override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
         if isinstance(node, dict):
             if last:
                 node[part] = value
-                node.pop(_INSTEAD_OF.get(path), None)
+                for other in _INSTEAD_OF if path[:1] == ("prune",) and part in _INSTEAD_OF else ():
+                    if other != part:
+                        node.pop(other, None)
             else:
                 node = node.setdefault(part, {})
         elif isinstance(node, list):
@@ -497,7 +629,7 @@ def _override(tree: dict[str, Any], override: str) -> tuple[str, ...]:
     return path
 
 
-_INSTEAD_OF: dict[tuple[str, ...], str] = {("prune", "keep"): "plan", ("prune", "plan"): "keep"}
+_INSTEAD_OF = ("keep", "plan", *_BUDGETS)  # keys of [prune] that take each other's place
 
 
 def _override_value(override: str, text: str) -> object:
@@ -547,7 +679,7 @@ def _flag(override: str) -> str:
 
 def _location(raw: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """pydantic's location without the names of union branches that it puts in between."""
-    if raw[:2] == ("prune", "keep"):
+    if raw[:2] in (("prune", "keep"), ("quantise", "bits")):
         return raw[:2]
     if raw[:1] != ("network",) or len(raw) == 1:
         return raw
@@ -593,6 +725,7 @@ _LAYER_TYPES: tuple[str, ...] = ("conv", "pool", "dense")
 _NETWORK_NAMES: tuple[str, ...] = (*get_args(ConvName), "mlp")
 
 _ALLOWED = {
+    "quantise.bits": 'a whole number in 2..8, or "auto"',
     "name": "1..64 letters, digits, dots, dashes or underscores, the first a letter or digit (it names a folder)",
     "network": f"a list of 1..{MAX_LAYERS} layers, each a [[network]] section, or one [network] section with a name",
     "network.hidden": f"a list of 1..{MAX_LAYERS} whole numbers, the neurons of each hidden layer",
@@ -627,6 +760,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return "a string that is not empty" if "minLength" in schema else "a string"
     if kind == "object":
         return "a section"
+    if kind == "boolean":
+        return "true or false"
     noun = "a whole number" if kind == "integer" else "a number"
     low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
     if low is not None and high is not None:

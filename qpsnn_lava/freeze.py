@@ -31,7 +31,7 @@ from netx_export.network import (
 )
 from qpsnn_lava.blocks import Block, blocks_of
 from qpsnn_lava.model import SpikingNetwork
-from qpsnn_lava.quantise import WEIGHT_SCALE
+from qpsnn_lava.quantise import WEIGHT_SCALE, Quantiser
 
 MIN_WEIGHT, MAX_WEIGHT, MAX_ODD = -256, 254, 127
 MIN_BIAS, MAX_BIAS = -4096, 4095
@@ -97,6 +97,12 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
         if not block.quantised:
             raise FreezeError(
                 f"{name}: its weights are still real numbers; call set_quantised(model, True) and train (or at least check) it."
+            )
+        quantiser: Quantiser | None = getattr(block, "quantiser", None)
+        if quantiser is not None and quantiser.per == "channel":
+            raise FreezeError(
+                f"{name}: it was trained with a scale for each of its channels, and so with a threshold for each; a netx layer has "
+                'one. Take per = "channel_shift" (powers of two, which the integers carry) or "layer".'
             )
         expected = getattr(block, "input_max", 1)
         if expected != input_max:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -54,13 +55,13 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
     neuron, quantise = experiment.neuron, experiment.quantise
     options = NeuronOptions(**neuron.model_dump())
     pool_options = NeuronOptions(current_decay=4096, voltage_decay=4096, threshold=0.5)
-    bits = iter(weight_bits(experiment))
+    quantisers = iter(_quantisers(experiment))
     made: list[torch.nn.Module] = []
     names: list[str] = []
     channels, height, width = shape
     flat = 0
     for i, layer in enumerate(experiment.network):
-        quantiser = None if isinstance(layer, PoolLayer) else Quantiser(next(bits), quantise.grid, quantise.gamma)
+        quantiser = None if isinstance(layer, PoolLayer) else next(quantisers)
         names.append(f"{layer.type}{i + 1}")
         if isinstance(layer, ConvLayer):
             assert quantiser is not None
@@ -103,7 +104,7 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
         made.append(blocks.Flatten())
         flat = channels * height * width
     names.append("output")
-    last = Quantiser(next(bits), quantise.grid, quantise.gamma)
+    last = next(quantisers)
     readout: Readout
     if experiment.readout.kind == "integrator":
         readout = Voltage()
@@ -115,6 +116,13 @@ def build(experiment: Experiment, shape: tuple[int, int, int], classes: int, inp
         if isinstance(block, blocks.Block):
             block.fused = block.fused and experiment.train.dynamics == "fused"
     return SpikingNetwork(made, names, readout)
+
+
+def _quantisers(experiment: Experiment) -> list[Quantiser]:
+    """Of each layer with trained weights, in order."""
+    settled = experiment.quantise
+    options = settled.model_dump(include={field.name for field in fields(Quantiser)} - {"bits"})
+    return [Quantiser(bits, **options) for bits in weight_bits(experiment)]
 
 
 def _check_fits(where: str, reach: tuple[int, int], kernel: int, size: tuple[int, int]) -> None:
@@ -149,6 +157,14 @@ def set_quantised(model: torch.nn.Module, quantised: bool) -> None:
     """Whether our blocks compute with the chip's integers or in float."""
     for block in own_blocks(model):
         block.quantised = quantised
+
+
+def set_bits(model: SpikingNetwork, bits: Mapping[str, int]) -> None:
+    """Gives the named layers so many weight bits (2..8); the others keep theirs."""
+    listed: list[Any] = [block for block in model.blocks if hasattr(block, "synapse")]
+    for name, block in zip(model.names, listed, strict=True):
+        if name in bits:
+            block.quantiser = replace(block.quantiser, bits=bits[name])
 
 
 def set_frozen(model: torch.nn.Module, frozen: bool) -> None:

@@ -8,6 +8,7 @@ only read.  Nothing is printed here: what happens is told to a ``say`` callback 
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import json
 import os
@@ -30,12 +31,15 @@ from netx_export.integers import stored_bits
 from netx_export.lava_run import run_lava
 from netx_export.network import Conv, Integrator, Network
 from netx_export.simulate import Run, decide_scores, read_out
-from qpsnn_lava import checkpoint, dynamics, parallel, plots, prune, report
+from qpsnn_lava import bit_plan, checkpoint, dynamics, parallel, plots, prune, report, width_plan
 from qpsnn_lava.coding import Coding, encode
-from qpsnn_lava.config import Experiment, load_experiment, to_toml
+from qpsnn_lava.config import Experiment, free_layers, load_experiment, to_toml
+from qpsnn_lava.criteria import WITHOUT_IMAGES
 from qpsnn_lava.data import Dataset, Split, load
 from qpsnn_lava.freeze import freeze
-from qpsnn_lava.model import SpikingNetwork, build, own_blocks, parameters_of, set_quantised
+from qpsnn_lava.metrics import metrics
+from qpsnn_lava.model import SpikingNetwork, build, own_blocks, parameters_of, set_bits, set_quantised
+from qpsnn_lava.quantise import grid_use
 from qpsnn_lava.sizes import deployed_mb, paper_mb
 from qpsnn_lava.statistics import Accuracy
 from qpsnn_lava.train import Progress, Schedule, Trained, calibrate, evaluate, to_input, train
@@ -243,32 +247,139 @@ def _fit(experiment: Experiment, files: RunFolder, say: Say, device: torch.devic
 
     phase("float", model, schedule(settings.epochs, settings.learning_rate, 0, 0))
     set_quantised(model, True)
-    phase("quantised", model, schedule(settings.quantised_epochs, settings.learning_rate, settings.frozen_epochs, 1))
-
-    if "prune" not in done:
-        start = time.perf_counter()
-        say(Event("prune", f"scoring channels on {experiment.prune.samples} training images"))
-        scores = prune.score(
-            model, dataset, coding, samples=experiment.prune.samples, eps=experiment.prune.eps, seed=experiment.seed
-        )
-        counts, rounded = channels_to_keep(experiment, model, dataset, scores)
-        kept = prune.choose(scores, counts, tie_break=experiment.prune.tie_break)
-        done["prune"] = {
-            "seconds": time.perf_counter() - start,
-            "kept": {str(i): k.tolist() for i, k in kept.items()},
-            "scores": {str(i): {"rank": s.rank.tolist(), "nuclear": s.nuclear.tolist()} for i, s in scores.items()},
-            "widths": [asdict(choice) for choice in rounded],
-        }
+    if experiment.quantise.bits == "auto" and "bits" not in done:
+        say(Event("quantised", "choosing the bits of each layer"))
+        plan = chosen_bits(experiment, model, dataset)
+        done["bits"] = plan.to_dict()
         keep_done()
-        say(Event("prune", _cut_line(scores, kept, rounded), final=True))
-    small = pruned_model(experiment, model, done, dataset)
-    if "fine-tune" not in done and not files.snapshot("fine-tune").exists():
-        calibrate(small, dataset, coding, samples=CALIBRATION, batch=settings.batch, seed=experiment.seed)
-    phase("fine-tune", small, schedule(settings.finetune_epochs, settings.finetune_learning_rate, settings.frozen_epochs, 2))
+        say(Event("quantised", f"bits: {', '.join(f'{name} {bits}' for name, bits in plan.bits.items())}", final=True))
+    set_bits(model, _bits_in(done))
+    order, rounds = experiment.prune.order, experiment.prune.rounds
+    trained_before = settings.quantised_epochs if order == "qp" else 0  # else it is only looked at, for the report
+    phase("quantised", model, schedule(trained_before, settings.learning_rate, settings.frozen_epochs, 1))
+    set_quantised(model, order != "pq")
+
+    small = model
+    epochs = settings.finetune_epochs + (settings.quantised_epochs if order == "together" else 0)
+    for number in range(1, rounds + 1):
+        last = number == rounds
+        cut, tune = ("prune", "fine-tune") if last else (f"prune-{number}", f"fine-tune-{number}")
+        if cut not in done:
+            entry, line = _scored(experiment, small, dataset, done, number, say)
+            done[cut] = entry
+            keep_done()
+            say(Event("prune", line, final=True))
+        small = _cut_on(experiment, small, done, number, dataset)
+        if tune not in done and not files.snapshot(tune).exists():
+            calibrate(small, dataset, coding, samples=CALIBRATION, batch=settings.batch, seed=experiment.seed)
+        share = epochs - (rounds - 1) * (epochs // rounds) if last else epochs // rounds
+        frozen_epochs = settings.frozen_epochs if last and order != "pq" else 0
+        stream = 2 if last else 3 + number
+        phase(tune, small, schedule(share, settings.finetune_learning_rate, frozen_epochs, stream))
+    if order == "pq":
+        set_quantised(small, True)
+        again = schedule(settings.quantised_epochs, settings.learning_rate, settings.frozen_epochs, 1)
+        phase("pruned-quantised", small, again)
     if first:
         checkpoint.save_model(small, files.model)
     parallel.wait()
     return done
+
+
+def chosen_bits(experiment: Experiment, model: SpikingNetwork, dataset: Dataset) -> bit_plan.BitPlan:
+    """The bits of the layers that may choose, within the experiment's budget; the model is trained in float.
+
+    Raises:
+        ConfigError: the budget is below what the network takes with the fewest bits.
+    """
+    quantise = experiment.quantise
+    budgets: dict[bit_plan.Unit, float | None] = {
+        "mb": quantise.budget_mb, "words": quantise.budget_words, "cores": quantise.budget_cores
+    }  # fmt: skip
+    unit, budget = next((unit, float(value)) for unit, value in budgets.items() if value is not None)
+    weighted = list(asked_bits(model))
+    names = [weighted[i] for i in free_layers(experiment)]
+    chip = mapping.load_chip(experiment.map.chip)
+    network = frozen(experiment, model, dataset)
+    coding, seed = coding_of(experiment), experiment.seed
+    return bit_plan.plan_bits(model, network, names, dataset, coding, budget, unit, chip, seed=seed)
+
+
+def _bits_in(done: dict[str, Any]) -> dict[str, int]:
+    """The bits that training.json says were chosen."""
+    return dict(done.get("bits", {}).get("bits", {}))
+
+
+def _scored(
+    experiment: Experiment, model: SpikingNetwork, dataset: Dataset, done: dict[str, Any], number: int, say: Say
+) -> tuple[dict[str, Any], str]:
+    """Scores a model that earlier rounds have cut, and says which channels stay (as they were numbered at first), and a line for people."""
+    start, settled = time.perf_counter(), experiment.prune
+    if settled.criterion in WITHOUT_IMAGES:
+        say(Event("prune", "scoring channels"))
+    else:
+        say(Event("prune", f"scoring channels on {settled.samples} training images"))
+    scores, peak_bytes = prune.with_peak(
+        lambda: prune.score(
+            model,
+            dataset,
+            coding_of(experiment),
+            samples=settled.samples,
+            eps=settled.eps,
+            seed=experiment.seed,
+            criterion=settled.criterion,
+            relative=settled.eps_relative,
+            nuclear=settled.tie_break == "nuclear",
+        )
+    )
+    scoring_seconds = time.perf_counter() - start
+    alive = _kept(done, number - 1) or {i: np.arange(len(s.value)) for i, s in scores.items()}
+    known = done.get(f"prune-{number - 1}", {}).get("scores", {})
+    table, whole = {}, {}
+    for i, s in scores.items():  # of a channel that is gone: its score when it was last there
+        row = known.get(str(i), {"rank": s.value, "nuclear": s.nuclear})
+        table[str(i)] = {"rank": np.array(row["rank"]), "nuclear": np.array(row["nuclear"])}
+        table[str(i)]["rank"][alive[i]], table[str(i)]["nuclear"][alive[i]] = s.value, s.nuclear
+        whole[i] = len(row["rank"])
+    counts, rounded, plan = _counts(experiment, model, dataset, scores, whole, number)
+    kept = prune.choose(scores, counts, tie_break=settled.tie_break)
+    entry = {
+        "seconds": time.perf_counter() - start,
+        "kept": {str(i): alive[i][k].tolist() for i, k in kept.items()},
+        "scores": {i: {key: values.tolist() for key, values in row.items()} for i, row in table.items()},
+        "widths": [asdict(choice) for choice in rounded],
+        "plan": None if plan is None else plan.to_dict(),
+        "scoring": {
+            "criterion": settled.criterion,
+            "samples": next((s.samples for s in scores.values()), 0),
+            "seconds": scoring_seconds,
+            "criterion_seconds": {str(i): s.seconds for i, s in scores.items()},
+            "peak_bytes": peak_bytes,
+            "stability": {str(i): s.stability for i, s in scores.items()},
+        },
+    }
+    return entry, _cut_line(scores, kept, rounded)
+
+
+def _kept(done: dict[str, Any], number: int) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Channels that stay after a round that is not the last, as they were numbered at first; none of round 0."""
+    entry = done.get(f"prune-{number}", {"kept": {}})
+    return {int(i): np.asarray(k, np.int64) for i, k in entry["kept"].items()}
+
+
+def _cut_on(
+    experiment: Experiment, model: SpikingNetwork, done: dict[str, Any], number: int, dataset: Dataset
+) -> SpikingNetwork:
+    """What a round leaves of the model that the round before left."""
+    if number == experiment.prune.rounds == 1:
+        return pruned_model(experiment, model, done, dataset)
+    alive = _kept(done, number - 1)
+    entry = done["prune" if number == experiment.prune.rounds else f"prune-{number}"]
+    stay = {int(i): np.asarray(k, np.int64) for i, k in entry["kept"].items()}
+    stay = {i: np.searchsorted(alive[i], k) if alive else k for i, k in stay.items()}
+    small = prune.cut(model, stay, input_shape(coding_of(experiment), dataset))
+    assert isinstance(small, SpikingNetwork)
+    return small
 
 
 def channels_to_keep(
@@ -280,17 +391,74 @@ def channels_to_keep(
 
     Raises:
         CapacityError: the network would not fit the chip with the widths that the share leaves.
+        ConfigError: a budget that no widths keep.
+    """
+    whole = {i: len(s.value) for i, s in scores.items()}
+    return _counts(experiment, model, dataset, scores, whole, experiment.prune.rounds)[:2]
+
+
+def _counts(
+    experiment: Experiment,
+    model: SpikingNetwork,
+    dataset: Dataset,
+    scores: dict[int, prune.Scores],
+    whole: dict[int, int],
+    number: int,
+) -> tuple[dict[int, int], tuple[mapping.WidthChoice, ...], width_plan.WidthPlan | None]:
+    """:func:`channels_to_keep` of a round; ``whole``: channels before the first.
+
+    The share that stays after round r of n is ``keep ** (r / n)``; a budget is approached by equal factors.
     """
     settled = experiment.prune
-    counts = prune.keep_counts(scores, settled.keep, settled.scope, settled.tie_break)
-    if settled.widths == "any":
-        return counts, ()
     names = dict(zip([i for i, block in enumerate(model.blocks) if hasattr(block, "synapse")], model.names, strict=True))
-    layers = mapping.plan_layers(frozen(experiment, model, dataset))
+    if settled.keep is None:
+        return _within_budget(experiment, model, dataset, {names[i]: s.value for i, s in scores.items()}, number, names)
+    part = number / settled.rounds
+    keep = tuple(k**part for k in settled.keep) if isinstance(settled.keep, tuple) else settled.keep**part
+    counts = prune.keep_counts(scores, keep, settled.scope, settled.tie_break, whole)
+    if settled.widths == "any" or number < settled.rounds:
+        return counts, (), None
+    layers = mapping.plan_layers(frozen(experiment, _integers_of(model), dataset))
     chip = mapping.load_chip(experiment.map.chip)
     chosen = mapping.choose_widths(layers, chip, {names[i]: count for i, count in counts.items()})
     taken = {choice.name: choice.taken for choice in chosen}
-    return {i: taken[names[i]] for i in counts}, chosen
+    return {i: taken[names[i]] for i in counts}, chosen, None
+
+
+def _within_budget(
+    experiment: Experiment,
+    model: SpikingNetwork,
+    dataset: Dataset,
+    scores: dict[str, np.ndarray[Any, np.dtype[np.float64]]],
+    number: int,
+    names: dict[int, str],
+) -> tuple[dict[int, int], tuple[mapping.WidthChoice, ...], width_plan.WidthPlan]:
+    budget = experiment.prune.budget
+    assert budget is not None
+    network = frozen(experiment, _integers_of(model), dataset)
+    operations = None
+    if budget[0] == "ops":
+        images = first(dataset.train, experiment.prune.samples)
+        summary = engine.summarise(network, encoded(images, dataset, coding_of(experiment), experiment.seed))
+        operations = {key.split(" -> ")[1]: total / summary.samples for key, total in summary.operations.items()}
+    plan = width_plan.plan_widths(
+        network,
+        scores,
+        budget[1],
+        budget[0],
+        mapping.load_chip(experiment.map.chip),
+        operations,
+        part=1 / (experiment.prune.rounds - number + 1),
+    )
+    blocks = {name: i for i, name in names.items()}
+    return {blocks[name]: width for name, width in plan.widths.items()}, (), plan
+
+
+def _integers_of(model: SpikingNetwork) -> SpikingNetwork:
+    """The model with the chip's integers, also where it still is in float (order "pq")."""
+    copied = copy.deepcopy(model)
+    set_quantised(copied, True)
+    return copied
 
 
 def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork]:
@@ -301,6 +469,7 @@ def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork
     checkpoint.load_model(plain, files.phase("float"))
     checkpoint.load_model(quantised, files.phase("quantised"))
     set_quantised(quantised, True)
+    set_bits(quantised, _bits_in(done))
     small = pruned_model(experiment, quantised, done, dataset)
     final = pruned_model(experiment, quantised, done, dataset)
     checkpoint.load_model(final, files.model)
@@ -390,6 +559,8 @@ def check(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
         unpruned, encoded(test, dataset, coding, experiment.seed), progress=_counter("simulate", test, say)
     )
     result["unpruned_synaptic_ops"] = sum(before.operations.values()) / before.samples
+    result["metrics"] = {"network": metrics(network, summary).to_dict(), "unpruned": metrics(unpruned, before).to_dict()}
+    result["grid_use"] = grid_uses(made["final"])
     result["seconds"]["simulate"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -573,6 +744,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     dataset, coding = data_of(experiment), coding_of(experiment)
     torch.manual_seed(experiment.seed)
     plain = untrained(experiment, dataset)
+    set_bits(plain, _bits_in(training))
     made = {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -599,6 +771,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             "paper": paper_mb(network, asked_bits(plain)),
         },
         "synaptic_ops": checks["synaptic_ops"],
+        "metrics": checks.get("metrics"),
         "layers": _layer_rows(network, unpruned, plain, checks, tables["network"]["utilisation"]),
         "mapping": {
             **{key: tables["network"]["utilisation"][key] for key in ("chip", "profile", "cores", "chips", "fits", "verdict")},
@@ -617,7 +790,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             ],
         },
         "seconds": {
-            **{name: training[name]["seconds"] for name in ("float", "quantised", "prune", "fine-tune")},
+            **{name: entry["seconds"] for name, entry in training.items() if "seconds" in entry},
             **checks["seconds"],
             "map": tables["seconds"],
         },
@@ -660,6 +833,7 @@ def _layer_rows(
                 "channels_after": population.shape[0],
                 "bits": asked.get(population.name),
                 "stored_bits": stored_bits(synapse.weight),
+                "grid_use": checks.get("grid_use", {}).get(population.name),
                 "threshold": population.neuron.threshold,
                 "firing_rate": checks["firing"][population.name],
                 "cores": row["cores"],
@@ -675,6 +849,17 @@ def asked_bits(model: SpikingNetwork) -> dict[str, int]:
     listed: list[Any] = [block for block in model.blocks if hasattr(block, "synapse")]
     own = {id(block) for block in own_blocks(model)}
     return {name: block.quantiser.bits for name, block in zip(model.names, listed, strict=True) if id(block) in own}
+
+
+def grid_uses(model: SpikingNetwork) -> dict[str, tuple[float, float]]:
+    """How much of the grid the weights use, without and with gamma, by population (:func:`qpsnn_lava.quantise.grid_use`)."""
+    listed: list[Any] = [block for block in model.blocks if hasattr(block, "synapse")]
+    own = {id(block) for block in own_blocks(model)}
+    return {
+        name: grid_use(block.scaled_weight(), block.quantiser)
+        for name, block in zip(model.names, listed, strict=True)
+        if id(block) in own
+    }
 
 
 def versions() -> dict[str, str]:
@@ -732,6 +917,6 @@ def _cut_line(
     kept: dict[int, np.ndarray[Any, np.dtype[np.int64]]],
     rounded: tuple[mapping.WidthChoice, ...],
 ) -> str:
-    line = "channels kept: " + ", ".join(f"{len(kept[i])} of {len(s.rank)}" for i, s in scores.items())
+    line = "channels kept: " + ", ".join(f"{len(kept[i])} of {len(s.value)}" for i, s in scores.items())
     asked = ", ".join(str(choice.asked) for choice in rounded if choice.why != mapping.widths.NOT_PRUNED)
     return f"{line} (good widths; asked: {asked})" if asked else line

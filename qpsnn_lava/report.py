@@ -77,6 +77,7 @@ def markdown(report: Report, plots: Sequence[str] = ()) -> str:
         "## Layers",
         _layer_table(report),
         *of_layers,
+        *([f"## Metrics\n\n{_metrics_table(report['metrics'])}"] if report.get("metrics") else []),
         "## Mapping",
         *_mapping_section(report),
         *of_mapping,
@@ -174,6 +175,7 @@ def _layer_table(report: Report) -> str:
     layers, unpruned = report["layers"], report.get("unpruned")
     before = {row["name"]: row for row in _of(unpruned, "layers") or []}
     rows = []
+    with_use = any(row.get("grid_use") for row in layers)
     for row in layers:
         old, silent = before.get(row["name"]), row["threshold"] == MAX_THRESHOLD
         rows.append(
@@ -183,6 +185,7 @@ def _layer_table(report: Report) -> str:
                 TIMES.join(str(n) for n in row["shape"]),
                 _change(row["channels_before"], row["channels_after"]),
                 f"{_or_none(row['bits'])} / {_or_none(row['stored_bits'])}",
+                *([_use_of_grid(row.get("grid_use"))] if with_use else []),
                 "reads v" if silent else _or_none(row["threshold"]),
                 NONE if silent or row["firing_rate"] is None else f"{100 * row['firing_rate']:.1f} %",
                 _change(_of(old, "cores"), row["cores"]),
@@ -192,13 +195,39 @@ def _layer_table(report: Report) -> str:
         )
     cores, words = (sum(row[key] for row in layers) for key in ("cores", "synapse_words"))
     total = [_change(_of(unpruned, "cores"), cores), _change(_of(unpruned, "synapse_words"), words)]
-    rows.append(["**total**", "", "", "", "", "", "", *(f"**{text}**" for text in total), ""])
-    head = ["layer", "type", "shape", "channels", "bits asked / stored", "threshold", "fires"]
-    table = _table([*head, "cores", "synapse words", "fullest core"], rows, "lllrrrrrrr")
+    rows.append(["**total**", *[""] * (6 + with_use), *(f"**{text}**" for text in total), ""])
+    head = ["layer", "type", "shape", "channels", "bits asked / stored", *(["grid used"] if with_use else [])]
+    head += ["threshold", "fires", "cores", "synapse words", "fullest core"]
+    table = _table(head, rows, "lll" + "r" * (7 + with_use))
+    use = " Grid used: share of the levels that 98 % of the weights reach, without → with the scale gamma." if with_use else ""
     return (
         f"{table}\n\n*Shape: channels{TIMES}height{TIMES}width, or neurons. Threshold: mantissa of 2⁶; a layer that reads v "
         "does not spike. Fires: spikes per neuron and time step. Synapse words: of 64 bits, over all cores of the layer. "
-        "Fullest core: use of the resource that binds there.*"
+        f"Fullest core: use of the resource that binds there.{use}*"
+    )
+
+
+def _use_of_grid(shares: Sequence[float] | None) -> str:
+    return NONE if shares is None else _change(100 * shares[0], 100 * shares[1]) + " %"
+
+
+_METRIC_NAMES = ("footprint", "connection_sparsity", "activation_sparsity", "Effective_ACs", "Effective_MACs", "Dense")
+
+
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
+    rows = {when: {**table, **table["synaptic_operations"]} for when, table in metrics.items() if table}
+    columns = [("unpruned", "unpruned"), ("network", "final")]
+    columns = [(key, title) for key, title in columns if key in rows]
+    units = {"footprint": " bytes", "connection_sparsity": " %", "activation_sparsity": " %"}
+    lines = []
+    for name in _METRIC_NAMES:
+        unit = units.get(name, "")
+        values = [100 * rows[key][name] if unit == " %" else rows[key][name] for key, _ in columns]
+        lines.append([escape(name), *(f"{value:.2f}{unit}" if unit == " %" else f"{value:,.0f}{unit}" for value in values)])
+    table = _table(["NeuroBench metric", *(title for _, title in columns)], lines, "l" + "r" * len(columns))
+    return (
+        f"{table}\n\n*Of the integer network on the whole test set. Footprint: weights in their stored bits. Effective and dense "
+        "synaptic operations per sample: MACs where the input is graded, ACs where it is a spike.*"
     )
 
 
@@ -483,13 +512,15 @@ def check(report: object) -> None:
     {``value`` 0..1, ``n``, ``interval`` [low, high]}} with the stages of :data:`STAGES` that were run, ``size_mb`` {``float``,
     ``deployed``, and maybe ``paper`` (:func:`qpsnn_lava.sizes.paper_mb`)}, ``synaptic_ops``, ``layers`` [{``name``, ``type``,
     ``shape``, ``channels_before``, ``channels_after``, ``bits``, ``stored_bits``, ``threshold``, ``firing_rate`` 0..1,
-    ``cores``, ``synapse_words`` over all its cores, ``utilisation`` %}], ``mapping`` {``chip``, ``cores``, ``chips``,
+    ``cores``, ``synapse_words`` over all its cores, ``utilisation`` %, and maybe ``grid_use`` [without, with gamma]
+    (:func:`qpsnn_lava.quantise.grid_use`)}], ``mapping`` {``chip``, ``cores``, ``chips``,
     ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and maybe ``layers`` (:class:`mapping.utilisation.LayerUse`),
     ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``, ``what_if`` (:func:`mapping.details.describe`), ``pareto``
     (:func:`mapping.details.front_rows`), ``compared`` (:class:`mapping.details.Compared`), ``widths``
-    (:class:`mapping.widths.WidthChoice`)}, ``seconds`` {stage: s}. May be absent or null: ``ties``, ``agreement``
-    {``samples``, ``spikes_compared``, ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``,
-    ``voltages_compared``, ``voltage_mismatches``}, ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``,
+    (:class:`mapping.widths.WidthChoice`)}, ``seconds`` {stage: s}. May be absent or null: ``ties``, ``metrics``
+    {``network``, ``unpruned``} (:meth:`qpsnn_lava.metrics.Metrics.to_dict`), ``agreement`` {``samples``, ``spikes_compared``,
+    ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``, ``voltages_compared``, ``voltage_mismatches``},
+    ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``,
     ``layers``}. Other keys are allowed.
 
     Args:
@@ -682,6 +713,10 @@ _MAPPING_DETAILS = {
         MAX_LAYERS,
     ),
 }
+_METRICS = _keys(
+    {"footprint": _number, "connection_sparsity": _share, "activation_sparsity": _share}
+    | {"synaptic_operations": _keys(dict.fromkeys(("Effective_ACs", "Effective_MACs", "Dense"), _number))}
+)
 _REPORT = _keys(
     {
         "schema": _schema,
@@ -710,7 +745,8 @@ _REPORT = _keys(
                     "firing_rate": _or_null(_share),
                     **_USE,
                     "utilisation": _or_null(_number),
-                }
+                },
+                {"grid_use": _list_of(_share, 2, 2)},
             ),
             1,
             MAX_LAYERS,
@@ -731,6 +767,7 @@ _REPORT = _keys(
     },
     {
         "ties": _count,
+        "metrics": _keys({"network": _METRICS}, {"unpruned": _METRICS}),
         "agreement": _keys(
             {key: _count for key in ("samples", "spikes_compared", "spike_mismatches")},
             {key: _count for key in _AGREEMENT_MORE},

@@ -406,6 +406,39 @@ def test_a_layer_that_cannot_fit_is_widened_until_it_does() -> None:
     assert torch.allclose(folded.weight / folded.unit, block.synapse.weight / 15, atol=1.0 / folded.unit / 64)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("segments", [1, 2])
+def test_clipped_weights_get_no_gradient_where_they_are_masked(masked: bool, segments: int) -> None:
+    block = _conv("full", quantiser=Quantiser(4, masked=masked, segments=segments))
+    block.quantised = True
+    block.norm.frozen = True
+    folded = block.fold(4)
+    scaled = block.scaled_weight().detach()
+    end = float(scaled.abs().mean()) * 2 ** (segments - 1)
+    clipped = scaled.abs() > end
+    assert 0.02 < float(clipped.float().mean()) < 0.6
+    (gradient,) = torch.autograd.grad(folded.weight.sum(), block.synapse.weight)
+    assert torch.equal(gradient == 0, clipped & masked)
+    plain = _conv("full", quantiser=Quantiser(4, segments=segments))
+    plain.quantised = True
+    assert torch.equal(plain.fold(4).weight, folded.weight)  # the same forward pass
+
+
+def test_a_scale_for_each_channel_in_the_folded_domain() -> None:
+    """Weight times unit, quantised channel by channel; thresholds and spikes follow."""
+    torch.manual_seed(0)
+    block = _conv("full", quantiser=Quantiser(8, gamma="max", per="channel"))
+    block.eval()
+    x = _spikes((4, 2, 9, 8, 6), 0)
+    plain = block(x)
+    block.quantised = True
+    folded = block.fold(6)
+    for c in range(4):
+        q, step = integers(block.scaled_weight()[c].detach(), Quantiser(8, gamma="max"))
+        assert torch.allclose(folded.weight[c] / folded.unit, step * q, rtol=1e-5)
+    assert float((block(x) != plain).float().mean()) < 0.02 and _alive(plain)
+
+
 def test_an_8_bit_mid_rise_grid_keeps_to_the_odd_integers_of_the_chip() -> None:
     """Weights up to 1.5 times their mean: with gamma doubled once they would still reach 191, which has no place."""
     block = _conv("bias", quantiser=Quantiser(8, "mid_rise"))

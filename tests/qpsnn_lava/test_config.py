@@ -16,10 +16,13 @@ from qpsnn_lava.config import (
     Experiment,
     PoolLayer,
     experiment_names,
+    free_layers,
     load_experiment,
+    prunable_layers,
     to_toml,
     weight_bits,
     weighted_layers,
+    width_of,
 )
 from qpsnn_lava.data import NAMES
 
@@ -47,7 +50,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_built_in_experiments() -> None:
-    assert experiment_names() == ("cifar10-dvs-vggsnn", "cifar10-vgg16", "digits", "fashion-mnist")
+    assert experiment_names() == ("cifar10-dvs-vggsnn", "cifar10-vgg16", "digits", "fashion-mnist", "fashion-mnist-saccade")
     for name in experiment_names():
         experiment = load_experiment(name)
         assert experiment.name == name
@@ -75,6 +78,15 @@ def test_weight_bits(small: Path) -> None:
     assert weight_bits(load_experiment(small, ["network.0.bits=3", "quantise.last_bits=5"])) == (3, 2, 5)
     third = load_experiment(small, ['network=[{type="dense", units=3}, {type="dense", units=3}]', "quantise.first_bits=6"])
     assert weight_bits(third) == (6, 4, 8)
+
+
+def test_bits_under_a_budget(small: Path) -> None:
+    layers = (
+        'network=[{type="dense", units=3}, {type="dense", units=3}, {type="dense", units=3, bits=2}, {type="dense", units=4}]'
+    )
+    experiment = load_experiment(small, [layers, "quantise.bits=auto", "quantise.budget_mb=0.5"])
+    assert weight_bits(experiment) == (8, 8, 2, 8, 8) and free_layers(experiment) == (1, 3)
+    assert Experiment.model_validate(tomli.loads(to_toml(experiment))) == experiment
 
 
 def test_overrides(small: Path) -> None:
@@ -109,6 +121,28 @@ def test_an_override_of_keep_or_plan_takes_the_place_of_the_other(tmp_path: Path
     with pytest.raises(ConfigError, match=r'both\.toml: prune\.plan is "vgg16-45-70", and prune\.keep is given too'):
         load_experiment(file)
     assert load_experiment(file, ["prune.keep=0.3"]).prune.keep == 0.3
+
+
+def test_a_budget_takes_the_place_of_keep(small: Path, tmp_path: Path) -> None:
+    experiment = load_experiment(small, ["prune.keep=0.4", "prune.budget_words=900"])
+    assert experiment.prune.keep is None and experiment.prune.budget == ("words", 900.0)
+    again = tmp_path / "again.toml"
+    again.write_text(to_toml(experiment), "utf-8")
+    assert load_experiment(again) == experiment and "keep" not in again.read_text("utf-8")
+    assert load_experiment(again, ["prune.keep=0.3"]).prune.budget is None
+    assert load_experiment(again, ["prune.budget_mb=0.3"]).prune.budget == ("mb", 0.3)
+    assert load_experiment(small).prune.budget is None
+
+
+def test_depthwise_layers_have_no_share_of_their_own(small: Path) -> None:
+    depthwise = "network.1={type='conv', channels=8, groups=8}"
+    experiment = load_experiment(small, [depthwise, "prune.keep=[0.5, 0.25]"])
+    assert len(weighted_layers(experiment)) == len(weight_bits(experiment)) - 1 == 3
+    assert [width_of(layer) for layer in prunable_layers(experiment)] == [8, 20]
+    whole = load_experiment(small, ["network.1={type='conv', channels=4, groups=2}", "prune.keep=[1, 0.9, 0.5]"])
+    assert len(prunable_layers(whole)) == 3  # 0.9 of 4 channels are all of them
+    first = load_experiment(small, ["network.0.channels=2", "network.0.groups=2"])  # of an input with two channels
+    assert [width_of(layer) for layer in prunable_layers(first)] == [20]
 
 
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -177,7 +211,7 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         # unknown keys
         (
             "prune.kep=0.4",
-            "prune.kep is unknown; [prune] has criterion, keep, plan, scope, widths, eps, tie_break, samples; did you mean 'keep'?",
+            "prune.kep is unknown; [prune] has criterion, keep, plan, budget_parameters, budget_mb, budget_ops, ",
         ),
         ("prun.keep=0.4", "prun is unknown; an experiment has name, seed, data, network, "),
         ("network.0.chanels=4", "network[0].chanels is unknown; such a layer has type, channels, kernel, "),
@@ -205,7 +239,11 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         ("prune.keep=1.5", f"prune.keep is 1.5; it must be {_NUMBER}."),
         ("prune.keep=0", f"prune.keep is 0; it must be {_NUMBER}."),
         ("prune.keep=[0.5,2]", f"prune.keep is [0.5, 2]; it must be {_NUMBER}."),
-        ("quantise.bits=1", "quantise.bits is 1; it must be a whole number in 2..8."),
+        ("quantise.bits=1", 'quantise.bits is 1; it must be a whole number in 2..8, or "auto".'),
+        ("quantise.bits=word", 'quantise.bits is "word"; it must be a whole number in 2..8, or "auto".'),
+        ("quantise.segments=5", "quantise.segments is 5; it must be a whole number in 1..4."),
+        ("quantise.percentile=0.5", "quantise.percentile is 0.5; it must be a number above 0.5 and at most 1."),
+        ("quantise.per=row", 'quantise.per is "row"; it must be one of "layer", "channel", "channel_shift".'),
         ("network.2.bits=9", "network[2].bits is 9; it must be a whole number in 2..8."),
         ("data.steps=1025", "data.steps is 1025; it must be a whole number in 1..1024."),
         ("train.epochs=-1", "train.epochs is -1; it must be a whole number in 0..100000."),
@@ -222,7 +260,15 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
             "data.name=fashion_mnist",
             f"data.name is \"fashion_mnist\"; it must be one of {_SETS}; did you mean 'fashion-mnist'?",
         ),
-        ("prune.criterion=svd", 'prune.criterion is "svd"; it must be "svs"; did you mean \'svs\'?'),
+        (
+            "prune.criterion=svd",
+            'prune.criterion is "svd"; it must be one of "svs", "sca", "l1", "rate", "random", "hrank"; did you mean \'svs\'?',
+        ),
+        ("prune.budget_words=0.5", "prune.budget_words is 0.5; it must be a whole number in 1..1000000000000."),
+        ("prune.budget_mb=0", "prune.budget_mb is 0; it must be a number above 0."),
+        ("prune.order=qq", 'prune.order is "qq"; it must be one of "qp", "pq", "together"'),
+        ("prune.rounds=0", "prune.rounds is 0; it must be a whole number in 1..32."),
+        ("prune.eps_relative=1", "prune.eps_relative is 1; it must be true or false."),
         ("prune.widths=chips", 'prune.widths is "chips"; it must be one of "any", "chip"; did you mean \'chip\'?'),
         (
             "network.0.type=covn",
@@ -316,6 +362,46 @@ def test_bad_values_name_the_file(small: Path) -> None:
             ["prune.plan=vgg16-49-80"],
             r'prune\.plan "vgg16-49-80" has a share for each of 13 conv and dense layers, but the network has 2; take it .*keep\.$',
         ),
+        (
+            ["quantise.bits=auto"],
+            r'quantise\.bits is "auto", but no budget is given; give one of quantise\.budget_mb, quantise\.budget_words and',
+        ),
+        (
+            ["quantise.bits=auto", "quantise.budget_mb=1", "quantise.budget_cores=2"],
+            r'quantise\.bits is "auto", but quantise\.budget_mb and quantise\.budget_cores are given; give one',
+        ),
+        (["quantise.budget_words=9"], r'quantise\.budget_words is given, but quantise\.bits is 4; a budget goes with "auto"'),
+        (
+            ["quantise.gamma=none", "quantise.n2uq=true"],
+            r'quantise\.gamma is "none", which does not rescale, so quantise\.n2uq has no meaning; leave one out',
+        ),
+        (["quantise.gamma=none", "quantise.per=channel"], r'so quantise\.per = "channel" has no meaning; leave one out'),
+        (
+            ["prune={keep=0.5, budget_words=9}"],
+            r"prune\.budget_words and prune\.keep are given; each says how much stays: leave one",
+        ),
+        (["prune={budget_mb=0.5, budget_words=9}"], r"prune\.budget_mb and prune\.budget_words are given; each says"),
+        (['prune={plan="vgg16-49-80", budget_words=9}'], r"prune\.plan and prune\.budget_words are given; each says"),
+        (
+            ["prune.budget_words=9", "prune.scope=global"],
+            r'prune\.budget_words is given, but prune\.scope is "global"; a budget chooses',
+        ),
+        (
+            ["prune.budget_cores=9", "prune.widths=chip"],
+            r'prune\.budget_cores is given, but prune\.widths is "chip"; .*leave prune\.widths',
+        ),
+        (
+            ["network.1={type='conv', channels=4, groups=2}"],
+            r"network\[1\] has 2 groups, and \[prune\] would cut it; only depthwise and ungrouped layers, .* take groups = 1",
+        ),
+        (
+            ["network.1={type='conv', channels=4, groups=2}", "prune.keep=[0.5, 1, 0.5]"],
+            r"network\[1\] has 2 groups, and \[prune\] would cut the layer before it",
+        ),
+        (
+            ["network.1={type='conv', channels=8, groups=8}", "prune.keep=[0.5, 1, 0.5]"],
+            r"prune\.keep lists 3 shares, but the network has 2 conv and dense layers beside 1 depthwise; give one for each",
+        ),
         (["network.0.groups=3"], r"network\[0\]\.groups is 3, which does not divide its 8 channels"),
         (["network.0.kernel=1"], r"network\[0\]\.padding is 1; it must be below the kernel of 1"),
         (
@@ -357,7 +443,7 @@ def test_bad_overrides(small: Path, override: str, message: str) -> None:
 def test_unknown_experiment(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"no experiment 'digit': no file of that name, and built in are cifar10-.*, digits, fashion-mnist; did you mean 'digits'\?",
+        match=r"no experiment 'digit': no file of that name, and built in are cifar10-.*, digits, fashion-mnist.*; did you mean 'digits'\?",
     ):
         load_experiment("digit")
     with pytest.raises(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from netx_export import hdf5
 from netx_export.engine import simulate_fast
+from netx_export.errors import FreezeError
+from netx_export.integers import stored_bits
 from netx_export.lava_compat import import_slayer
 from netx_export.lava_run import run_lava
 from netx_export.network import Conv, Dense, Integrator, Network, Rate, Readout, Voltage
@@ -39,8 +44,8 @@ class Case:
         return [b for b in self.model.blocks if hasattr(b, "synapse")]
 
 
-def generate(seed: int, samples: int = SAMPLES) -> Case:
-    """A network of two to five layers; the seed goes through all features in turn."""
+def generate(seed: int, samples: int = SAMPLES, quantiser: Quantiser | None = None) -> Case:
+    """A network of two to five layers; the seed goes through all features in turn (``quantiser``: of all layers, given)."""
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
     steps = int([5, 3, 2, 7, 4, 6, 8, 1 + 2][seed % 8])
@@ -93,7 +98,10 @@ def generate(seed: int, samples: int = SAMPLES) -> Case:
     spikes = random.integers(0, ((1 << bits_in) - 1 if bits_in else 1) + 1, (samples, *shape, steps))
     for block in own_blocks(model):
         block.quantised = True
+        block.quantiser = quantiser or block.quantiser
         with torch.no_grad():
+            if block.quantiser.gamma == "none":  # which takes the weights as they are: -1..1
+                block.synapse.weight.div_(block.scaled_weight().abs().max())
             for value in (block.norm.shift,):
                 value.uniform_(-0.3, 0.3)
     _enliven(model, torch.from_numpy(spikes).float())
@@ -191,6 +199,39 @@ def test_slayer_equals_simulation_on_many(seed: int) -> None:
     run = simulate(case.network, case.spikes, states=everything(case))
     assert_alive(case, run)
     assert mismatches(case, run, slayer_record(case)) == 0
+
+
+@settings(max_examples=15)
+@given(
+    seed=st.integers(0, 10_000),
+    bits=st.integers(2, 8),
+    grid=st.sampled_from(["mid_tread", "mid_rise"]),
+    gamma=st.sampled_from(["mean_abs", "max", "percentile", "none"]),
+    percentile=st.sampled_from([0.6, 0.99, 1.0]),
+    n2uq=st.booleans(),
+    per=st.sampled_from(["layer", "channel_shift"]),
+    shift_bits=st.integers(1, 6),
+    segments=st.integers(1, 4),
+    masked=st.booleans(),
+)
+def test_slayer_equals_simulation_with_every_quantiser(seed: int, **options: Any) -> None:
+    """And the weights need no more bits than the quantiser says."""
+    if options["gamma"] == "none":
+        options.update(n2uq=False, per="layer")
+    case = generate(seed, quantiser=Quantiser(**options))
+    run = simulate(case.network, case.spikes, states=everything(case))
+    assert_alive(case, run)
+    assert mismatches(case, run, slayer_record(case)) == 0
+    for block, projection in zip(case.weighted, case.network.projections, strict=True):
+        if isinstance(block, blocks.Block) and not isinstance(block, blocks.SumPool):
+            assert stored_bits(projection.synapse.weight) <= min(8, block.quantiser.stored_bits)
+
+
+def test_a_scale_for_each_channel_runs_but_cannot_be_frozen() -> None:
+    with pytest.raises(
+        FreezeError, match="layer0: it was trained with a scale for each of its channels, and so with a threshold"
+    ):
+        generate(0, quantiser=Quantiser(4, per="channel"))  # its blocks compute, with numbers, before it is frozen
 
 
 def test_stock_dynamics_equal_the_fused_ones() -> None:

@@ -39,6 +39,8 @@ units = 10
 [[network]]
 type = "dense"
 units = 7
+[prune]
+keep = 1
 [neuron]
 voltage_decay = 1000
 threshold = 0.5

@@ -103,13 +103,13 @@ def test_scores_are_those_of_the_recorded_spikes() -> None:
             assert 0.02 < float(x.mean()) < 0.8 and found[i].samples == 40
             np.testing.assert_allclose(found[i].rate, rates.transpose(0, 1).flatten(1).mean(1), atol=1e-7)
             if i == 4:  # dense: the share of samples in which a unit fires at all
-                np.testing.assert_allclose(found[i].rank, (x.amax(-1) > 0).double().mean(0))
+                np.testing.assert_allclose(found[i].value, (x.amax(-1) > 0).double().mean(0))
                 np.testing.assert_allclose(found[i].nuclear, rates.mean(0), atol=1e-7)
             else:
                 expected = [
                     np.mean([np.linalg.matrix_rank(m, tol=1e-6) for m in rates[:, c].numpy()]) for c in range(x.shape[1])
                 ]
-                np.testing.assert_allclose(found[i].rank, expected)
+                np.testing.assert_allclose(found[i].value, expected)
     assert not any(block._forward_hooks for block in model.blocks)
 
 
@@ -172,7 +172,7 @@ def test_global_scope_is_one_threshold(seed: int, keep: float) -> None:
     scores = {i: _scores([float(top), *rng.integers(0, top + 1, n)]) for i, (n, top) in enumerate([(5, 4), (9, 2), (3, 7)])}
     kept = choose(scores, keep, "global")  # each layer has a channel at its top: none is lost
     assert sum(map(len, kept.values())) == math.floor(keep * 20 + 0.5)
-    relative = {i: s.rank / s.rank.max() for i, s in scores.items()}
+    relative = {i: s.value / s.value.max() for i, s in scores.items()}
     worst = min(relative[i][k].min() for i, k in kept.items())
     for i, k in kept.items():
         gone = np.setdiff1d(np.arange(len(relative[i])), k)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qpsnn_lava import ranks as module
+from qpsnn_lava.ranks import ranks, singular_values
+
+torch.set_num_threads(1)
+
+
+def _loop(maps: torch.Tensor, eps: float, relative: bool) -> list[int]:
+    """numpy's rank, one matrix after another."""
+    found = []
+    for one in maps.flatten(0, -3).numpy():
+        top = np.linalg.norm(one, 2)
+        found.append(int(np.linalg.matrix_rank(one, tol=eps * top * max(one.shape) if relative else eps)))
+    return found
+
+
+def _maps(seed: int, shape: tuple[int, int], kind: str, many: int = 40) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    if kind == "rates":  # of 4 steps, from silent to busy
+        maps = rng.binomial(4, rng.uniform(0, 0.3, (many, 1, 1)), (many, height, width)) / 4
+    elif kind == "low rank":
+        rank = int(rng.integers(0, min(shape) + 1))
+        maps = (
+            np.einsum("nir,nrj->nij", rng.integers(-2, 3, (many, height, rank)), rng.integers(-2, 3, (many, rank, width))) / 4
+        )
+    else:  # singular values around eps, on both sides
+        q = np.linalg.qr(rng.normal(size=(many, height, height)))[0]
+        p = np.linalg.qr(rng.normal(size=(many, width, width)))[0]
+        k = min(shape)
+        sigma = 10.0 ** rng.uniform(-9, 1, (many, k))
+        maps = np.einsum("nik,nk,njk->nij", q[:, :, :k], sigma, p[:, :, :k])
+    return torch.from_numpy(np.ascontiguousarray(maps, np.float64))
+
+
+@pytest.mark.parametrize("kind", ["rates", "low rank", "around eps"])
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(2, 12), st.integers(2, 12)),
+    case=st.sampled_from([(1e-6, False), (1e-3, False), (0.3, False), (2.0**-23, True), (1e-3, True)]),
+)
+def test_ranks_are_those_of_a_loop(kind: str, seed: int, shape: tuple[int, int], case: tuple[float, bool]) -> None:
+    maps = _maps(seed, shape, kind)
+    assert ranks(maps, *case).tolist() == _loop(maps, *case)
+
+
+@pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
+def test_most_maps_need_no_singular_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the bounds prove is not asked of svdvals, and what they do not prove is."""
+    asked: list[int] = []
+    whole = torch.linalg.svdvals
+
+    def counting(maps: torch.Tensor) -> Any:
+        asked.append(len(maps))
+        return whole(maps)
+
+    monkeypatch.setattr(torch.linalg, "svdvals", counting)
+    maps = _maps(1, (16, 16), "rates", 400)
+    found = ranks(maps, 1e-6)
+    assert sum(asked) < 20 and 3 < float(found.double().mean()) < 16
+    near = torch.diag_embed(torch.tensor([[1.0, 2e-6, 5e-7]], dtype=torch.float64))
+    asked.clear()
+    assert ranks(near, 1e-6).tolist() == [2] and asked == [1]
+
+
+def test_shapes() -> None:
+    maps = _maps(3, (5, 7), "rates", 12).view(3, 4, 5, 7)
+    assert ranks(maps, 1e-6).shape == (3, 4)
+    assert torch.equal(ranks(maps.mT.contiguous(), 1e-6), ranks(maps, 1e-6))
+    vector = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]]], dtype=torch.float64)
+    assert singular_values(vector).tolist() == [[5.0], [0.0]] and ranks(vector, 1e-6).tolist() == [1, 0]
+    assert ranks(torch.zeros(0, 4, 4, dtype=torch.float64), 1e-6).shape == (0,)
+    assert ranks(torch.zeros(2, 4, 4, dtype=torch.float64), 1e-6, True).tolist() == [0, 0]
+
+
+def test_without_numba_the_answer_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = _maps(4, (8, 6), "rates")
+    before = ranks(maps, 1e-6)
+    monkeypatch.setattr(module, "AVAILABLE", False)
+    assert torch.equal(ranks(maps, 1e-6), before)
