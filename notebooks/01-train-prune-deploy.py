@@ -128,7 +128,7 @@ print("quantised, validation:", best.validation)
 scores = prune.score(model, digits, coding, samples=256, eps=experiment.prune.eps, seed=experiment.seed)
 kept = prune.choose(scores, 0.5, "layer", experiment.prune.tie_break)
 for index, score in scores.items():
-    print(f"block {index}: scores {score.rank.min():.2f}..{score.rank.max():.2f}, keeps {len(kept[index])} of {len(score.rank)}")
+    print(f"block {index}: scores {score.value.min():.2f}..{score.value.max():.2f}, keeps {len(kept[index])} of {len(score.value)}")
 
 small = prune.cut(model, kept, shape)
 print(parameters_of(model), "->", parameters_of(small), "parameters")

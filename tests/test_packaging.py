@@ -154,7 +154,7 @@ for name in {names}:
         [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout in ("", "netx_export.kernels numba\n")
+    assert done.stdout in ("", "netx_export.kernels numba\nnetx_export.vectors numba\n")
 
 
 def test_the_import_contracts_catch_a_broken_wall(tmp_path: Path, project: dict[str, Any]) -> None:

@@ -147,6 +147,52 @@ def train(
         raise MismatchError("stock SLAYER and the fused dynamics do not give the same spikes; please report it.")
 
 
+@app.command("score")
+def score(
+    channels: Annotated[int, typer.Option(min=1, help="Of the layer.")] = 512,
+    size: Annotated[int, typer.Option(min=2, max=512, help="Height and width of a map.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Images that are scored.")] = 640,
+    loop_samples: Annotated[int, typer.Option(min=1, help="Of them, how many the loop takes; its time is scaled.")] = 4,
+    density: Annotated[float, typer.Option(min=0.0, max=0.5, help="Spikes per neuron and step, on average.")] = 0.05,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each, in turn.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the maps.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time the SVS ranks of all maps at once against a loop that calls matrix_rank (exit code 3 where the scores differ)."""
+    from netx_export.engine import cores
+    from qpsnn_lava import bench_scores
+
+    console = err()
+    found = bench_scores.bench(
+        channels=channels,
+        size=size,
+        samples=samples,
+        loop_samples=loop_samples,
+        density=density,
+        rounds=rounds,
+        threads=threads or cores(),
+        seed=seed,
+        say=lambda text: None if as_json else console.print(escape(text), highlight=False),
+    )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        table = columns("", "seconds", left=[""])
+        table.add_row(f"one map after another (scaled from {found.loop_samples} samples)", f"{found.loop_seconds:,.2f}")
+        table.add_row("all at once: ranks", f"{found.batched_seconds:,.2f}")
+        table.add_row("all at once: ranks and nuclear norms (scaled likewise)", f"{found.nuclear_seconds:,.2f}")
+        out = screen()
+        out.print(table)
+        out.print(
+            f"\n{found.speedup:.1f} times faster, scores {'equal' if found.equal else 'NOT EQUAL'}\n"
+            f"maps: {found.samples} samples of {found.channels} channels, {found.size}x{found.size}, mean rank {found.mean_rank:.1f}\n"
+            f"how: median of {found.rounds} rounds in turn; {found.threads} threads"
+        )
+    if not found.equal:
+        raise MismatchError("the ranks of all maps at once are not those of the loop; please report it.")
+
+
 def _print(found: Bench) -> None:
     from qpsnn_lava.bench import CONTENDERS, LAVA, MIN_SECONDS
 
