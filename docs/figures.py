@@ -12,7 +12,7 @@ from qpsnn_lava.report import summary
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w./-]+) -->\n)(?P<body>.*?)(<!-- end of figures -->)", re.DOTALL)
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "method.md")
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "mapping", "method")))
 
 
 def of_report(report: dict[str, Any]) -> str:
@@ -89,11 +89,22 @@ def of_norms(found: dict[str, Any]) -> str:
     return table(["norm", "float, %", "quantised, %", "pruned, integer, %"], rows) + note
 
 
+def of_widths(found: dict[str, Any]) -> str:
+    names = [network["name"].removesuffix(".net") for network in found["networks"]]
+    keys = {"cores": "cores", "at least": "lower_bound", "neurons": "neurons", "synapse words": "synapse_words"}
+    rows = [[title, *(f"{network[key]:,}" for network in found["networks"])] for title, key in keys.items()]
+    for i, (layer, *_) in enumerate(found["networks"][0]["layers"]):
+        cells = [network["layers"][i] for network in found["networks"]]
+        rows.append([f"{layer}: channels / words", *(f"{width} / {words:,}" for _, width, _, words in cells)])
+    return table(["", *names], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bench/simulate-pilotnet": of_simulation,
     "bench/map": of_mapping,
     "bench/train": of_training,
     "norm": of_norms,
+    "fashion-mnist/mapping": of_widths,
 }
 
 
