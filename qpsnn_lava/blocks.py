@@ -265,7 +265,18 @@ class Block(torch.nn.Module):
         return weight * (self.norm.scale().view(-1, *[1] * (weight.dim() - 1)) / self.input_max)
 
     def fold(self, steps: int) -> Folded:
-        """What this block computes with over a window of ``steps``."""
+        """What this block computes with over a window of ``steps``.
+
+        By one thread: the tensors are small, and the sums then do not depend on the number of threads.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._fold(steps)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _fold(self, steps: int) -> Folded:
         weight = self.scaled_weight()
         offset = self.norm.offset()
         if not self.quantised:
@@ -274,17 +285,33 @@ class Block(torch.nn.Module):
             raise ConfigError(
                 "biases hold values that are not numbers: the training has diverged; take a smaller learning rate."
             )
-        for widen in range(MAX_WIDEN + 1):
-            q, step = integers(weight, self.quantiser, widen)
-            k = largest_exponent(q, step, offset.detach(), self.options, self.input_max, steps, spikes=self._spikes)
-            if k >= 0:
-                break
+        q, step, k, widen = self._widened(weight, offset.detach(), steps)
         k = max(k, 0)  # freezing refuses by name what does not fit even so
         unit = 2.0**k / (WEIGHT_SCALE * step)
         bias = straight_through(torch.round(WEIGHT_SCALE * unit * offset.detach()) / WEIGHT_SCALE, unit * offset)
         if self.quantiser.masked:
             weight = torch.where(inside(weight, self.quantiser, widen), weight, weight.detach())
         return Folded(straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight), bias, self._threshold(unit), unit, True)
+
+    def _widened(self, weight: torch.Tensor, offset: torch.Tensor, steps: int) -> tuple[torch.Tensor, float, int, int]:
+        """The integers, their step, the largest exponent, and how often gamma was doubled: as seldom as keeps every bound.
+
+        Each doubling makes all that is bounded smaller, or leaves it, so that the search may begin where the first try points to.
+        """
+
+        def tried(widen: int) -> tuple[torch.Tensor, float, int, int]:
+            q, step = integers(weight, self.quantiser, widen)
+            k = largest_exponent(q, step, offset, self.options, self.input_max, steps, spikes=self._spikes)
+            return q, step, k, widen
+
+        found = tried(0)
+        if found[2] < 0:
+            found = tried(min(MAX_WIDEN, -found[2]))
+            while found[2] < 0 and found[3] < MAX_WIDEN:
+                found = tried(found[3] + 1)
+            while found[2] >= 0 and found[3] > 1 and (less := tried(found[3] - 1))[2] >= 0:
+                found = less
+        return found
 
     _spikes = True
 

@@ -406,6 +406,35 @@ def test_a_layer_that_cannot_fit_is_widened_until_it_does() -> None:
     assert torch.allclose(folded.weight / folded.unit, block.synapse.weight / 15, atol=1.0 / folded.unit / 64)
 
 
+@given(
+    seed=st.integers(0, 1000),
+    bits=st.integers(2, 8),
+    inputs=st.sampled_from([50, 700, 4000]),
+    input_max=st.sampled_from([1, 15, 255]),
+    segments=st.integers(1, 2),
+    grid=st.sampled_from(["mid_tread", "mid_rise"]),
+    steps=st.sampled_from([1, 4, 30]),
+)
+@settings(max_examples=40, deadline=None)
+def test_gamma_is_doubled_as_seldom_as_keeps_the_bounds(
+    seed: int, bits: int, inputs: int, input_max: int, segments: int, grid: Any, steps: int
+) -> None:
+    torch.manual_seed(seed)
+    options = NeuronOptions(current_decay=4096, voltage_decay=0, threshold=100)
+    block = Dense(options, Quantiser(bits, grid, segments=segments), inputs, 3, "bias", input_max)
+    weight, offset = block.scaled_weight().detach(), torch.randn(3)
+    threads = torch.get_num_threads()
+
+    def exponent(widen: int) -> int:
+        return largest_exponent(*integers(weight, block.quantiser, widen), offset, options, input_max, steps, True)
+
+    q, step, k, widen = block._widened(weight, offset, steps)
+    assert widen == next((w for w in range(blocks.MAX_WIDEN) if exponent(w) >= 0), blocks.MAX_WIDEN)
+    assert k == exponent(widen)
+    again = integers(weight, block.quantiser, widen)
+    assert torch.equal(q, again[0]) and step == again[1] and torch.get_num_threads() == threads
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("segments", [1, 2])
 def test_clipped_weights_get_no_gradient_where_they_are_masked(masked: bool, segments: int) -> None:
