@@ -1,11 +1,13 @@
 """Compiled loops' inner steps (numba intrinsics) in LLVM's vector types: what the loop vectoriser does not find.
 
 Short loops over rows of numbers that lie side by side, on arrays that could overlap, summed in registers.  Used by
-:mod:`netx_export.kernels` on integers and by :mod:`qpsnn_lava.events` on float32.
+:mod:`netx_export.kernels` on integers, by :mod:`qpsnn_lava.events` on float32 and by :mod:`qpsnn_lava.ranks` on float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from numba.np import arrayobj
 BLOCK = 16  # rows are whole blocks of so many numbers
 VECTOR_BITS = 256
 WORD = ir.IntType(64)
+DOUBLE = ir.DoubleType()
+LANES = VECTOR_BITS // 64
+PLACES = 1 << 16  # the longest row of reduce_row
 
 
 def sum_rows(blocks: int, graded: bool = False) -> Any:
@@ -91,6 +96,8 @@ def _store_vector(builder: Any, value: Any, array: Any, index: Any, lanes: int, 
 
 
 def _bytes(element: Any) -> int:
+    if isinstance(element, ir.DoubleType):
+        return 8
     return 4 if isinstance(element, ir.FloatType) else int(element.width) // 8
 
 
@@ -191,3 +198,119 @@ append8: Any = intrinsic(_append_ones)
 
 # ONES[mask * 8:]: the positions of the ones of a mask of 8 bits, lowest first, then zeros.
 ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mask in range(256)], dtype=np.int32).reshape(-1)
+
+
+FUSED = ("contract",)  # one rounding of x - a * b where the machine has it
+
+
+def _subtract_two(context: Any, a: Any, height: Any, width: Any, first: Any, x: Any, second: Any, y: Any) -> Any:
+    """``a[i * width + k] -= first[i] * x[k] + second[i] * y[k]`` for i in 0..height-1, k in 0..width-1, float64.
+
+    The width is a multiple of BLOCK.
+    """
+    signature = types.void(a, height, width, first, x, second, y)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, height, width, first, x, second, y = _data(context, builder, signature, args)
+        with _blocks(builder, width) as places:
+            rows = [[_load_vector(builder, row, k, LANES, DOUBLE) for k in places] for row in (x, y)]
+            with cgutils.for_range(builder, height, intp=WORD) as each:
+                start = builder.mul(each.index, width)
+                factors = [_splat(builder, builder.load(builder.gep(f, [each.index])), LANES) for f in (first, second)]
+                for k, *terms in zip(places, *rows, strict=True):
+                    at = builder.add(start, k)
+                    value = _load_vector(builder, a, at, LANES, DOUBLE)
+                    for factor, term in zip(factors, terms, strict=True):
+                        value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
+                    _store_vector(builder, value, a, at, LANES, DOUBLE)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+def _reduce_row(context: Any, a: Any, start: Any, factor: Any, x: Any, free: Any, width: Any, out: Any) -> Any:
+    """``out[k] = a[start + k] - factor * x[k]`` for k in 0..width-1, float64; returns a k of the largest ``|out[k]| * free[k]``.
+
+    Largest but for a relative 2**-36: the last 16 bits are taken for the place.  The width is a multiple of BLOCK, at most PLACES.
+    """
+    signature = types.int64(a, start, factor, x, free, width, out)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, start, factor, x, free, width, out = _data(context, builder, signature, args)
+        whole = ir.VectorType(WORD, LANES)
+        size = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - PLACES)] * LANES)  # without the sign and the last bits
+        lane = ir.Constant(whole, [ir.Constant(WORD, i) for i in range(LANES)])
+        factors = _splat(builder, factor, LANES)
+        best = [
+            cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(DOUBLE, LANES), None)) for _ in range(BLOCK // LANES)
+        ]
+        with _blocks(builder, width) as places:
+            for k, most in zip(places, best, strict=True):
+                term = builder.fmul(factors, _load_vector(builder, x, k, LANES, DOUBLE), flags=FUSED)
+                value = builder.fsub(_load_vector(builder, a, builder.add(start, k), LANES, DOUBLE), term, flags=FUSED)
+                _store_vector(builder, value, out, k, LANES, DOUBLE)
+                weighted = builder.bitcast(builder.fmul(value, _load_vector(builder, free, k, LANES, DOUBLE)), whole)
+                place = builder.add(_splat(builder, k, LANES), lane)
+                key = builder.bitcast(builder.or_(builder.and_(weighted, size), place), value.type)
+                builder.store(_larger(builder, key, builder.load(most)), most)
+        word = builder.bitcast(_largest_of(builder, [builder.load(most) for most in best]), WORD)
+        return builder.and_(word, ir.Constant(WORD, PLACES - 1))
+
+    return signature, code
+
+
+def _scale_row(context: Any, row: Any, factor: Any, place: Any, width: Any, x: Any, a: Any, start: Any) -> Any:
+    """``x[k] = a[start + k] = row[k] * factor`` for k in 0..width-1, but x[place] = 1 + factor and a[start + place] = factor.
+
+    Float64; the width is a multiple of BLOCK.  Returns the largest |x[k]|.
+    """
+    signature = types.float64(row, factor, place, width, x, a, start)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row, factor, place, width, x, a, start = _data(context, builder, signature, args)
+        vector, whole = ir.VectorType(DOUBLE, LANES), ir.VectorType(WORD, LANES)
+        lane = ir.Constant(whole, [ir.Constant(WORD, i) for i in range(LANES)])
+        sign = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - 1)] * LANES)
+        factors, wanted = _splat(builder, factor, LANES), _splat(builder, place, LANES)
+        more = builder.fadd(factors, ir.Constant(vector, [ir.Constant(DOUBLE, 1.0)] * LANES))
+        best = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(BLOCK // LANES)]
+        with _blocks(builder, width) as places:
+            for k, most in zip(places, best, strict=True):
+                value = builder.fmul(_load_vector(builder, row, k, LANES, DOUBLE), factors)
+                there = builder.icmp_unsigned("==", builder.add(_splat(builder, k, LANES), lane), wanted)
+                _store_vector(builder, builder.select(there, factors, value), a, builder.add(start, k), LANES, DOUBLE)
+                value = builder.select(there, more, value)
+                _store_vector(builder, value, x, k, LANES, DOUBLE)
+                size = builder.bitcast(builder.and_(builder.bitcast(value, whole), sign), vector)
+                builder.store(_larger(builder, size, builder.load(most)), most)
+        return _largest_of(builder, [builder.load(most) for most in best])
+
+    return signature, code
+
+
+@contextmanager
+def _blocks(builder: Any, width: Any) -> Iterator[list[Any]]:
+    """A loop over blocks of a row: the places of the block's vectors."""
+    with cgutils.for_range(builder, builder.udiv(width, ir.Constant(WORD, BLOCK)), intp=WORD) as block:
+        start = builder.mul(block.index, ir.Constant(WORD, BLOCK))
+        yield [builder.add(start, ir.Constant(WORD, i)) for i in range(0, BLOCK, LANES)]
+
+
+def _larger(builder: Any, x: Any, y: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+def _largest_of(builder: Any, vectors: list[Any]) -> Any:
+    """The largest number of all vectors."""
+    while len(vectors) > 1:
+        vectors = [_larger(builder, x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
+    (most,) = vectors
+    numbers = [builder.extract_element(most, ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
+    while len(numbers) > 1:
+        numbers = [_larger(builder, x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+    return numbers[0]
+
+
+subtract_two: Any = intrinsic(_subtract_two)
+reduce_row: Any = intrinsic(_reduce_row)
+scale_row: Any = intrinsic(_scale_row)

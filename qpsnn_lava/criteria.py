@@ -108,10 +108,10 @@ def map_ranks(maps: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, tor
         maps: (N, C, H, W), or (N, C) for dense populations.
         settings: eps, relative, nuclear.
     """
-    maps = maps.double() if maps.dim() == 4 else maps.double()[:, :, None, None]
+    maps = maps if maps.dim() == 4 else maps[:, :, None, None]
     if not settings.nuclear:
         return _alone(ranks(maps, settings.eps, settings.relative).double())
-    sigma = singular_values(maps)
+    sigma = singular_values(maps.double())
     return above(sigma, settings.eps, settings.relative, max(maps.shape[2:])).double(), sigma.sum(2)
 
 

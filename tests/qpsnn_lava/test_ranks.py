@@ -73,6 +73,64 @@ def test_most_maps_need_no_singular_values(monkeypatch: pytest.MonkeyPatch) -> N
     assert ranks(near, 1e-6).tolist() == [2] and asked == [1]
 
 
+@pytest.mark.parametrize("kind", ["rates", "low rank", "around eps"])
+@settings(max_examples=12)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    case=st.sampled_from([(1e-6, False), (0.3, False), (2.0**-23, True)]),
+    scale=st.sampled_from([2.0**-300, 2.0**-20, 1.0, 2.0**20, 2.0**40, 2.0**300]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_other_sizes_scales_and_types(
+    kind: str, seed: int, shape: tuple[int, int], case: tuple[float, bool], scale: float, dtype: torch.dtype
+) -> None:
+    """As by singular values alone, however large the roundings; a silent map has rank 0."""
+    maps = (_maps(seed, shape, kind, 12) * scale).to(dtype)
+    if not bool(maps.isfinite().all()):
+        maps = maps.clamp(-(2.0**100), 2.0**100)
+    maps[seed % 12] = 0.0
+    found = ranks(maps, *case)
+    assert found[seed % 12] == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AVAILABLE", False)
+        assert torch.equal(found, ranks(maps, *case))
+
+
+@pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
+@pytest.mark.parametrize("shape", [(2, 3), (5, 37), (32, 32), (33, 16), (48, 49)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["rates", "low rank"])
+def test_bounds_prove_most_ranks(shape: tuple[int, int], dtype: torch.dtype, kind: str) -> None:
+    maps = _maps(2, shape, kind, 200).to(dtype)
+    wide = maps if shape[0] <= shape[1] else maps.mT
+    counts, sure = np.zeros(200, np.int64), np.zeros(200, np.bool_)
+    module._certify(wide.numpy(), 1e-6, False, counts, sure)
+    assert sure.mean() > 0.95
+    expected = torch.linalg.matrix_rank(maps.double(), atol=1e-6, rtol=0.0).numpy()
+    assert counts[sure].tolist() == expected[sure].tolist()
+
+
+@pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e308])
+def test_numbers_without_bounds_are_not_proved(value: float) -> None:
+    """Also where they meet a map's zeros; the next map of the same thread does not suffer."""
+    maps = _maps(5, (6, 9), "rates", 80).numpy()
+    maps[::2, 3, 4] = value
+    counts, sure = np.zeros(80, np.int64), np.zeros(80, np.bool_)
+    module._certify(maps, 1e-6, False, counts, sure)
+    assert not sure[::2].any() and sure[1::2].mean() > 0.9
+    module._certify(maps, 1e-6, True, counts, sure)
+    assert not sure[::2].any()
+
+
+def test_any_type_of_number() -> None:
+    maps = _maps(6, (4, 5), "rates", 10)
+    for dtype in (torch.float16, torch.bfloat16):  # both hold quarters
+        assert torch.equal(ranks(maps.to(dtype), 1e-6), ranks(maps, 1e-6))
+    assert torch.equal(ranks((maps * 4).to(torch.int64), 1e-6), ranks(maps * 4, 1e-6))
+
+
 def test_shapes() -> None:
     maps = _maps(3, (5, 7), "rates", 12).view(3, 4, 5, 7)
     assert ranks(maps, 1e-6).shape == (3, 4)
