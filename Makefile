@@ -45,7 +45,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 
 demo: setup
 	@$(BIN)/qpsnn run digits
-	@echo 'The report: runs/digits/report.md'
+	@echo 'The report: runs/digits/report.html'
 
 test: setup
 	$(BIN)/ruff check .

@@ -63,6 +63,11 @@ class Mapping:
         """The slices of that population, in the order of their cores."""
         return tuple(piece for core in self.cores for piece in core.slices if piece.population == population)
 
+    def _repr_html_(self) -> str:
+        from mapping.notebook import mapping_html  # which imports this module
+
+        return mapping_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; :meth:`from_dict` gives back an equal mapping."""
         return {

@@ -8,16 +8,21 @@ stock reader does not look at: ``layer/i/name`` and a top-level group ``qpsnn`` 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from netx_export.atomic import write_bytes
-from netx_export.errors import FormatError, NetworkError
+from netx_export.errors import FormatError, NetworkError, QpsnnError
 from netx_export.network import (
+    MAX_DELAY,
     MAX_NEURONS,
     Conv,
     Delta,
@@ -36,14 +41,40 @@ from netx_export.network import (
     Voltage,
     neuron_of,
 )
+from netx_export.text import plain
 
 MAX_BYTES = 1 << 30  # of one dataset in memory: 2**28 weights of 32 bits
 FREE_BYTES = 1 << 24  # a dataset up to this size may be compressed as well as it can be; a larger one
 MAX_RATIO = 100  # at most that many times (deflate reaches 1000, on nothing but zeros)
 MAX_LAYERS = 4096
 MAX_TEXT = 256  # bytes of UTF-8
+MAX_MEMBERS = 1 << 16  # groups and datasets of a tree, and texts of one of its datasets
+MAX_DEPTH = 8  # of groups in a tree: hard links can go round in circles
 
+AS_LAVA = "read it as Lava does (as_lava) to ignore it too."
 MESSAGE_BITS = 16  # of the host's messages to sigma-delta neurons where the file does not say: lava-dl's default
+
+# What the format has (docs/netx-format.md): anything else is nobody's.  The last three of a neuron are left over from training.
+LAYER_KEYS = {
+    "type",
+    "shape",
+    "name",
+    "neuron",
+    "weight",
+    "weight_rec",
+    "bias",
+    "delay",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+}
+LAYER_KEYS |= {"inFeatures", "outFeatures", "inChannels", "outChannels", "kernelSize"}
+NEURON_KEYS = {"type", "iDecay", "vDecay", "vThMant", "refDelay", "gradedSpike", "wgtExp", "weight_exp", "messageBits"}
+NEURON_KEYS |= {"activation", "sigma_output", "theta", "tauRho", "scaleRho"}
+ROOT_KEYS = {"layer", "qpsnn", "simulation"}
+STOCK_TYPES = {"pool", "convT", "unpool", "average", "concat", "dense_comp"}  # that stock Lava refuses, or runs
+MAX_UNKNOWN = 100  # of one group that are listed
 
 # A dense layer without neurons gets this from the stock reader: u sums up, v = u, 2**17 is never exceeded.
 DEFAULT_NEURON = Lif(current_decay=0, voltage_decay=4096, threshold=1 << 17)
@@ -89,7 +120,7 @@ def _write_layers(network: Network, file: h5py.File) -> None:
         group.create_dataset("type", (1,), "S10", [kind.encode("ascii")])
         group.create_dataset("shape", data=np.array(shape, dtype=np.int64))
         if name is not None:
-            group.create_dataset("name", data=np.bytes_(_encoded(name)))
+            group.create_dataset("name", data=np.bytes_(encoded(name)))
         return group
 
     if network.into(first.name):
@@ -178,7 +209,8 @@ def _stored(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.float32) if np.abs(values.astype(np.int64)).max() <= 1 << 24 else values.astype(np.int32)
 
 
-def _encoded(name: str) -> bytes:
+def encoded(name: str) -> bytes:
+    """A population's name as a file holds it; refuses what would not come back."""
     try:
         raw = name.encode("utf-8")
     except UnicodeEncodeError:
@@ -219,12 +251,66 @@ def read(path: Path | str, *, as_lava: bool = False) -> Network:
     Raises:
         FormatError: one sentence that names the file, the layer, what is wrong and what is allowed.
     """
+    return _read(path, _Reader(Path(path), as_lava))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the stock reader ignores, cuts or runs otherwise without saying so.
+
+    Args:
+        layer: such as "layer 1 (conv)"; "file" for what is in none; the population's name for what the file itself does not tell.
+        key: the dataset's name within the layer, such as "neuron/refDelay".
+        what: what is there and what Lava makes of it, such as "has refDelay 2, which Lava ignores (it runs as 1)".
+        way: what to do.
+        read: "as_lava": only ``read(path, as_lava=True)`` takes the file; "refused": ``read`` does not take it at all; "taken": it
+            does.
+    """
+
+    layer: str
+    key: str
+    what: str
+    way: str
+    read: Literal["as_lava", "refused", "taken"]
+
+
+def survey(path: Path | str) -> tuple[Network, tuple[Finding, ...]]:
+    """Reads a netx file as far as the stock reader would take it without a word, and lists all that it ignores.
+
+    Beside what ``as_lava`` ignores: fractions are cut off, delays clamped at 62, layers of a type that Lava does not know
+    skipped; redundant datasets that contradict the weights, and datasets that are not of the format, are listed.
+
+    Args:
+        path: an HDF5 file.
+
+    Returns:
+        the network that stock Lava would set up, and the findings in the order of the file.
+
+    Raises:
+        FormatError: as :func:`read`, for what is not ignored in silence.
+    """
+    reader = _Reader(Path(path), as_lava=True, survey=True)
+    network = _read(path, reader)
+    return network, tuple(reader.findings)
+
+
+def _read(path: Path | str, reader: _Reader) -> Network:
     path = Path(path)
+    with opened(path, "netx") as file:
+        try:
+            return reader.network(file)
+        except NetworkError as error:
+            raise FormatError(f"{path}: {error}") from None
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[h5py.File]:
+    """The HDF5 file, to be read; whatever is wrong with it, then and in the block, becomes a FormatError of one sentence."""
     try:
         if path.is_dir():
-            raise FormatError(f"{path} is a folder; a netx file is expected.")
+            raise FormatError(f"{path} is a folder; a {kind} file is expected.")
         if path.exists() and not path.is_file():  # a pipe would block, a device never end
-            raise FormatError(f"{path} is not a regular file; a netx file is expected.")
+            raise FormatError(f"{path} is not a regular file; a {kind} file is expected.")
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise FormatError(f"{path}: there is no such file.") from None
@@ -234,19 +320,92 @@ def read(path: Path | str, *, as_lava: bool = False) -> Network:
         raise FormatError(f"{path} is not a whole HDF5 file ({_reason(error)}); export it again.") from None
     with file:
         try:
-            return _Reader(path, as_lava).network(file)
-        except NetworkError as error:
-            raise FormatError(f"{path}: {error}") from None
+            yield file
         except (OSError, RuntimeError, KeyError) as error:
+            if isinstance(error, QpsnnError):
+                raise
             raise FormatError(f"{path} is damaged ({_reason(error)}); export it again.") from None
 
 
-class _Reader:
-    """The state of one reading: the file's name for messages, and whether to be as lenient as Lava."""
+Tree: TypeAlias = "dict[str, Tree | NDArray[Any] | str]"
 
-    def __init__(self, path: Path, as_lava: bool) -> None:
+
+def read_tree(path: Path | str, kind: str, start: str) -> Tree:
+    """All groups and datasets below one group of an HDF5 file, with the checks that a netx file gets.
+
+    Nothing is read before its place and size were checked: no links to elsewhere, no other files, at most MAX_BYTES in all, MAX_MEMBERS
+    groups and datasets, MAX_DEPTH groups deep; numbers and texts only.
+
+    Args:
+        path: an HDF5 file.
+        kind: what it is said to be, for messages, such as "NIR".
+        start: a group of its root.
+
+    Returns:
+        groups as dicts, numbers as arrays (a scalar has the shape ()), one text as str, several as an array of str.
+
+    Raises:
+        FormatError: as :func:`read`.
+    """
+    path = Path(path)
+    reader = _Reader(path, as_lava=False)
+    members, space = 0, MAX_BYTES
+
+    def below(group: h5py.Group, depth: int) -> Tree:
+        nonlocal members, space
+        members += len(group)
+        if members > MAX_MEMBERS or depth > MAX_DEPTH:
+            limit = f"{MAX_MEMBERS} groups and datasets" if members > MAX_MEMBERS else f"{MAX_DEPTH} groups in one another"
+            raise FormatError(f"{path}: more than {limit}; a {kind} file needs less, and this one is not read any further.")
+        found: Tree = {}
+        for key in group:
+            where = plain(str(group.name), 120)
+            member = reader.member(group, key)
+            if isinstance(member, h5py.Group):
+                found[key] = below(member, depth + 1)
+            elif isinstance(member, h5py.Dataset) and h5py.check_string_dtype(member.dtype):
+                found[key] = reader.text(group, key, where) if member.shape == () else reader.texts(group, key, where)
+            else:
+                values = reader.values(group, key, where, room=space)
+                assert values is not None
+                space -= values.nbytes
+                found[key] = values
+        return found
+
+    with opened(path, kind) as file:
+        top = reader.group(file, start)
+        if top is None:
+            raise FormatError(f"{path} is an HDF5 file, but not a {kind} file: it has no group '{start}'.")
+        return below(top, 1)
+
+
+class _Reader:
+    """The state of one reading: the file's name for messages, whether to be as lenient as Lava, and what that ignored.
+
+    A survey goes on where ``read`` refuses what Lava takes without a word, and looks at redundant datasets, too.
+    """
+
+    def __init__(self, path: Path, as_lava: bool, survey: bool = False) -> None:
         self.path = path
         self.as_lava = as_lava
+        self.survey = survey
+        self.findings: list[Finding] = []
+
+    def ignored(self, where: str, key: str, what: str, way: str) -> None:
+        """What Lava ignores, and ``as_lava`` too; refused without it."""
+        if not self.as_lava:
+            raise FormatError(f"{self.path}: {where} {what}; {way}")
+        self.found(where, key, what, way, "as_lava")
+
+    def refused(self, where: str, key: str, what: str, way: str, message: str) -> None:
+        """What Lava makes something else of, and ``read`` refuses in any case, with this message."""
+        if not self.survey:
+            raise FormatError(message)
+        self.found(where, key, what, way, "refused")
+
+    def found(self, where: str, key: str, what: str, way: str, read: Literal["as_lava", "refused", "taken"]) -> None:
+        if self.survey:
+            self.findings.append(Finding(where, key, what, way, read))
 
     def network(self, file: h5py.File) -> Network:
         layers = self.group(file, "layer")
@@ -290,10 +449,19 @@ class _Reader:
                     projections.append(Projection(name, name, self.recurrent(layer, where)))
                 flattened = False
             else:
-                raise FormatError(
+                message = (
                     f"{self.path}: {where} is of a type that is not read (Lava refuses or skips most others in silence); "
                     "known are input, flatten, dense, dense_rec, conv and a last average."
                 )
+                if kind in STOCK_TYPES:
+                    raise FormatError(message)
+                what = "is of a type that Lava does not know: it skips the layer"
+                self.refused(where, "type", what, "write the layer as one that is known, or leave it out.", message)
+                continue
+            if self.survey:
+                self.redundant(layer, kind, populations, where)
+        if self.survey:
+            self.unknown(file, "", ROOT_KEYS, "file")
         if not populations:
             raise FormatError(f"{self.path}: no layer with neurons or input.")
         extras = self.group(file, "qpsnn")
@@ -353,11 +521,9 @@ class _Reader:
             weight = weight[..., 0]
         if weight.ndim != 4:
             raise FormatError(f"{self.path}: {where} has a weight of shape {weight.shape}; expected (out, in/groups, ky, kx).")
-        if not self.as_lava and "delay" in layer:
-            raise FormatError(
-                f"{self.path}: {where} has delays, which Lava ignores for convolutions; "
-                "read it as Lava does (as_lava) to ignore them too."
-            )
+        if "delay" in layer:
+            what = "has delays, which Lava ignores for convolutions"
+            self.ignored(where, "delay", what, "read it as Lava does (as_lava) to ignore them too.")
         pair = self.pair
         stride, padding, dilation = (
             pair(layer, "stride", where),
@@ -394,6 +560,10 @@ class _Reader:
         if delay is None or not isinstance(synapse, Dense):
             return None
         post, pre = synapse.weight.shape
+        if self.survey and delay.size and delay.max() > MAX_DELAY:
+            what = f"has delays of up to {delay.max()} steps, which Lava clamps at {MAX_DELAY}"
+            self.found(where, "delay", what, f"write delays of at most {MAX_DELAY} steps.", "refused")
+            delay = np.clip(delay, 0, MAX_DELAY)
         if delay.size == 1:
             return np.repeat(delay.reshape(1, 1), post, axis=0)
         if delay.ndim == 1 and delay.size in (post, pre):
@@ -410,14 +580,12 @@ class _Reader:
             return self.sigma_delta(group, where)
         if kind not in ("CUBA", "LOIHI"):
             raise FormatError(f"{self.path}: {where} has neurons of type {kind!r}; known are CUBA, LOIHI and SDNN.")
-        if not self.as_lava:
+        if self.survey or not self.as_lava:
             for key, neutral in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("weight_exp", 0)):
                 value = self.integer(group, key, where, neutral)
                 if value != neutral:
-                    raise FormatError(
-                        f"{self.path}: {where} has {key} {value}, which Lava ignores (it runs as {neutral}); "
-                        "read it as Lava does (as_lava) to ignore it too."
-                    )
+                    what = f"has {key} {value}, which Lava ignores (it runs as {neutral})"
+                    self.ignored(where, f"neuron/{key}", what, AS_LAVA)
         values = {}
         for key in ("iDecay", "vDecay", "vThMant"):
             value = self.integer(group, key, where, None)
@@ -430,18 +598,14 @@ class _Reader:
             raise FormatError(f"{self.path}: {where}: {error}") from None
 
     def sigma_delta(self, group: h5py.Group, where: str) -> SigmaDelta | Sigma:
-        if not self.as_lava:
+        if self.survey or not self.as_lava:
             activation = self.text(group, "activation", where) if "activation" in group else "relu"
             if activation != "relu":
-                raise FormatError(
-                    f"{self.path}: {where} has the activation {activation!r}, which Lava ignores (it runs as relu); "
-                    "read it as Lava does (as_lava) to ignore it too."
-                )
+                what = f"has the activation {activation!r}, which Lava ignores (it runs as relu)"
+                self.ignored(where, "neuron/activation", what, AS_LAVA)
             if self.integer(group, "sigma_output", where, 1) != 1:
-                raise FormatError(
-                    f"{self.path}: {where} has a sigma_output that is false, which Lava takes for true; "
-                    "read it as Lava does (as_lava) to take it so too."
-                )
+                what = "has a sigma_output that is false, which Lava takes for true"
+                self.ignored(where, "neuron/sigma_output", what, "read it as Lava does (as_lava) to take it so too.")
         if "sigma_output" in group:
             return Sigma()
         threshold = self.integer(group, "vThMant", where, None)
@@ -462,6 +626,44 @@ class _Reader:
         if kind == "rate" and classes is not None:
             return Rate(classes)
         raise FormatError(f"{self.path}: qpsnn/readout is {kind!r}; known are integrator and rate (with classes).")
+
+    # --- what means nothing to Lava
+
+    def redundant(self, layer: h5py.Group, kind: str, populations: list[Population], where: str) -> None:
+        """Lists what says again what the weights say, and says it wrongly; and what is not of the format."""
+        weight = self.member(layer, "weight")
+        shape = tuple(weight.shape) if isinstance(weight, h5py.Dataset) and weight.shape is not None else ()
+        expected: dict[str, tuple[int, ...]] = {}
+        if kind == "flatten" and populations:
+            expected["shape"] = (populations[-1].size,)
+        elif kind in ("dense", "dense_rec") and len(populations) > 1:
+            expected |= {"inFeatures": (populations[-2].size,), "outFeatures": (populations[-1].size,)}
+        elif kind == "conv":
+            groups = self.integer(layer, "groups", where, 1) or 1
+            expected |= {"inChannels": (shape[1] * groups,), "outChannels": shape[:1], "kernelSize": shape[2:4]}
+        for key, values in expected.items():
+            said = self.integers(layer, key, where)
+            if said is None:
+                continue
+            flat = tuple(int(n) for n in said.reshape(-1))
+            if kind == "flatten":
+                same = math.prod(flat) == values[0]
+            else:  # older files have one number for both of a kernel's
+                same = flat == values or (len(flat) == 1 and set(values) == set(flat))
+            if not same:
+                shown, right = (" x ".join(map(str, v)) or "nothing" for v in (flat[:4], values))
+                what = f"is {shown}, but the weights say {right}; Lava and we go by the weights"
+                self.found(where, key, what, "nothing follows from it; export the file again if in doubt.", "taken")
+        self.unknown(layer, "", LAYER_KEYS, where)
+        neuron = self.member(layer, "neuron")
+        if isinstance(neuron, h5py.Group):
+            self.unknown(neuron, "neuron/", NEURON_KEYS, where)
+
+    def unknown(self, group: h5py.Group, prefix: str, known: set[str], where: str) -> None:
+        strange = [key for key in islice(group, MAX_UNKNOWN + len(known)) if key not in known]
+        for key in strange[:MAX_UNKNOWN]:
+            what = "is not of the format; Lava and we do not look at it"
+            self.found(where, prefix + key, what, "nothing follows from it.", "taken")
 
     # --- values
 
@@ -498,16 +700,16 @@ class _Reader:
         array = self.values(group, key, where)
         if array is None:
             return None
-        if array.dtype.kind not in "iubf":
-            raise FormatError(f"{self.path}: {where}: {key} is of type {array.dtype}; numbers are expected.")
         if array.dtype.kind == "f":
             with np.errstate(invalid="ignore"):
                 odd = array[~np.isfinite(array) | (array != np.rint(array))]
             if odd.size:
-                raise FormatError(
-                    f"{self.path}: {where}: {key} holds {odd.size} values that are not whole numbers, the first is {odd[0]}; "
-                    "Lava would cut the fractions off. Export integers."
-                )
+                what = f"holds {odd.size} values that are not whole numbers, the first is {odd[0]}"
+                message = f"{self.path}: {where}: {key} {what}; Lava would cut the fractions off. Export integers."
+                if not np.all(np.isfinite(odd)):
+                    raise FormatError(message)
+                inside = f"neuron/{key}" if (group.name or "").endswith("/neuron") else key
+                self.refused(where, inside, f"{what}; Lava cuts the fractions off", "export integers.", message)
         if array.size and max(abs(int(array.min())), abs(int(array.max()))) > np.iinfo(np.int32).max:
             raise FormatError(f"{self.path}: {where}: {key} holds values beyond 32 bits.")
         return array.astype(np.int32)
@@ -516,7 +718,9 @@ class _Reader:
         value = self.values(group, key, where, text=True)
         if value is None:
             raise FormatError(f"{self.path}: {where} has no {key}.")
-        raw: Any = value.reshape(-1)[0] if value.size else b""
+        return self.decoded(value.reshape(-1)[0] if value.size else b"", key, where)
+
+    def decoded(self, raw: Any, key: str, where: str) -> str:
         if isinstance(raw, str):
             raw = raw.encode("utf-8")
         if not isinstance(raw, bytes) or not 0 < len(raw) <= MAX_TEXT:
@@ -534,8 +738,31 @@ class _Reader:
             raise FormatError(f"{self.path}: {parent.name}/{key} is not a group.")
         return found
 
-    def values(self, group: h5py.Group, key: str, where: str, text: bool = False) -> NDArray[Any] | None:
+    def texts(self, group: h5py.Group, key: str, where: str) -> NDArray[np.str_]:
+        """Several texts, read one after another: each may be long, and many places of a dataset can hold the same long one."""
+        found = self.checked(group, key, where, text=True, most=MAX_MEMBERS, room=MAX_BYTES)
+        assert found is not None
+        texts = []
+        for index in np.ndindex(found.shape):
+            try:
+                raw: Any = found[index]
+            except Exception as error:
+                raise self.damaged(error) from None
+            texts.append(self.decoded(raw, key, where))
+        return np.array(texts, dtype=np.str_).reshape(found.shape)
+
+    def values(self, group: h5py.Group, key: str, where: str, text: bool = False, room: int = MAX_BYTES) -> NDArray[Any] | None:
         """The values of one dataset, read only after every check of where they are and how many they are."""
+        found = self.checked(group, key, where, text=text, most=1, room=room)
+        if found is None:
+            return None
+        try:
+            return np.asarray(found[()])
+        except Exception as error:
+            raise self.damaged(error) from None
+
+    def checked(self, group: h5py.Group, key: str, where: str, *, text: bool, most: int, room: int) -> h5py.Dataset | None:
+        """A dataset of numbers in at most ``room`` bytes, or of at most ``most`` texts; None where there is none."""
         found = self.member(group, key)
         if found is None:
             return None
@@ -550,9 +777,11 @@ class _Reader:
             raise FormatError(f"{self.path}: {where}: {key} keeps its values in another file, which is never followed.")
         if shape is None or size is None:
             raise FormatError(f"{self.path}: {where}: {key} is empty (an HDF5 null dataspace); values are expected.")
-        needed = size * dtype.itemsize
-        if needed > MAX_BYTES or (text and size > 1):
-            limit = "one text" if text else f"at most {MAX_BYTES} bytes"
+        if not text and dtype.kind not in "iubf":
+            raise FormatError(f"{self.path}: {where}: {key} is of type {dtype}; numbers are expected.")
+        needed = max(size, math.prod(found.chunks or ())) * dtype.itemsize  # a chunk is unpacked as a whole
+        if needed > room or (text and size > most):
+            limit = f"at most {room} bytes" if not text else "one text" if most == 1 else f"at most {most} texts"
             raise FormatError(
                 f"{self.path}: {where}: {key} of shape {shape} ({dtype}) is too large to be read; {limit} is allowed."
             )
@@ -561,10 +790,7 @@ class _Reader:
                 f"{self.path}: {where}: {key} claims {needed} bytes, but the file holds {stored} for it, "
                 f"less than one in {MAX_RATIO}; refused as a decompression bomb. Write it uncompressed."
             )
-        try:
-            return np.asarray(found[()])
-        except Exception as error:
-            raise self.damaged(error) from None
+        return found
 
     def member(self, parent: h5py.Group, key: str) -> h5py.Group | h5py.Dataset | None:
         try:
@@ -573,7 +799,7 @@ class _Reader:
         except Exception as error:
             raise self.damaged(error) from None
         if link is not None and found is None:
-            raise FormatError(f"{self.path}: {parent.name}/{key} is a link to elsewhere, which is never followed.")
+            raise FormatError(f"{self.path}: {plain(f'{parent.name}/{key}', 200)} is a link to elsewhere, which is never followed.")
         return found
 
     def damaged(self, error: Exception) -> FormatError:

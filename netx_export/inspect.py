@@ -1,13 +1,17 @@
-"""What a netx file holds, layer by layer: plain data for people and for JSON."""
+"""What a netx file holds, layer by layer, how far its states can go, and what the stock reader would not say: plain data."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from netx_export.bounds import Reach, reach
+from netx_export.hdf5 import Finding, survey
 from netx_export.integers import stored_bits
+from netx_export.lava_run import wrong_on_lava
 from netx_export.network import Conv, Dense, Integrator, Lif, Network
 from netx_export.simulate import fan_out
 
@@ -30,6 +34,7 @@ class LayerInfo:
         stored_bits: bits per weight on the chip.
         kernel, stride, padding, dilation, groups: of a convolution, else None.
         delay: the longest axonal delay, in steps.
+        reach: how far u and v can go; None for the host's input and sigma-delta neurons.
     """
 
     name: str
@@ -51,6 +56,31 @@ class LayerInfo:
     dilation: tuple[int, int] | None
     groups: int | None
     delay: int
+    reach: Reach | None
+
+
+def inspect_file(path: Path | str, *, steps: int | None = None) -> dict[str, Any]:
+    """A netx file as plain data, also one that :func:`netx_export.hdf5.read` refuses for what the stock reader ignores in silence.
+
+    Args:
+        path: the file.
+        steps: a window to bound the states in; None: the file's, if it says one.
+
+    Returns:
+        what :func:`describe` says of the network that stock Lava would set up, and ``warnings``: a table
+        (:class:`netx_export.hdf5.Finding`) of each thing that Lava ignores, cuts or computes wrongly without saying so, those of the
+        file first; ``read``: "refused", "as_lava" or "taken", by what :func:`netx_export.hdf5.read` does with the file.
+
+    Raises:
+        FormatError: the file is damaged, or has what nobody reads.
+        NetworkError: ``steps`` outside 1..2**20.
+    """
+    network, found = survey(path)
+    if steps is not None:
+        network = replace(network, steps=steps)
+    wrong = [Finding(w.layer, w.key, w.what, w.way, "taken") for w in wrong_on_lava(network)]
+    worst = next((read for read in ("refused", "as_lava") if any(f.read == read for f in found)), "taken")
+    return {**describe(network), "read": worst, "warnings": [asdict(finding) for finding in (*found, *wrong)]}
 
 
 def describe(network: Network) -> dict[str, Any]:
@@ -95,4 +125,5 @@ def _layer(network: Network, name: str) -> LayerInfo:
         dilation=None if conv is None else conv.dilation,
         groups=None if conv is None else conv.groups,
         delay=max(delays, default=0),
+        reach=reach(network, name),
     )

@@ -333,27 +333,51 @@ def check_stock_lava(network: Network, *, models: str = "stock") -> None:
     Raises:
         NetworkError: more than 127 groups of a convolution, a dense matrix that is not stored exactly, or a bias beyond 16 bits.
     """
+    for wrong in wrong_on_lava(network, models=models):
+        raise NetworkError(f"{wrong.where}: {wrong.what}. {wrong.way}")
+
+
+@dataclass(frozen=True)
+class WrongOnLava:
+    """Something that Lava computes wrongly, in silence or with a crash.
+
+    Args:
+        layer: the population.
+        where: it, or the projection into it.
+        key: "bias", "groups" or "weight".
+        what, way: what is wrong, and what to do.
+    """
+
+    layer: str
+    where: str
+    key: str
+    what: str
+    way: str
+
+
+def wrong_on_lava(network: Network, *, models: str = "stock") -> Iterator[WrongOnLava]:
+    """All that :func:`check_stock_lava` refuses, one by one."""
     for population in network.populations:
         if population.bias is not None and isinstance(population.neuron, Lif | Integrator):
             least, most = int(population.bias.min()), int(population.bias.max())
             if least < -MAX_BIAS - 1 or most > MAX_BIAS:
-                raise NetworkError(
-                    f"{population.name}: bias mantissas {least}..{most}; Lava cuts them to 16 bits ({-MAX_BIAS - 1}..{MAX_BIAS}), in "
-                    "silence. Rescale the layer, or simulate the network instead."
-                )
+                what = f"bias mantissas {least}..{most}; Lava cuts them to 16 bits ({-MAX_BIAS - 1}..{MAX_BIAS}), in silence"
+                way = "Rescale the layer, or simulate the network instead."
+                yield WrongOnLava(population.name, population.name, "bias", what, way)
     for projection in network.projections:
         where, synapse = f"{projection.source} -> {projection.target}", projection.synapse
         if isinstance(synapse, Conv) and synapse.groups > MAX_GROUPS and models == "stock":
-            raise NetworkError(
-                f"{where}: {synapse.groups} groups; stock Lava computes convolutions of more than {MAX_GROUPS} wrongly. "
-                "Use the fast models, simulate the network instead, or use fewer channels there."
-            )
+            what = f"{synapse.groups} groups; stock Lava computes convolutions of more than {MAX_GROUPS} wrongly"
+            way = "Use the fast models, simulate the network instead, or use fewer channels there."
+            yield WrongOnLava(projection.target, where, "groups", what, way)
         if isinstance(synapse, Dense) and not dense_is_exact(*(p.synapse.weight for p in _stored_with(network, projection))):
-            raise NetworkError(
-                f"{where}: stock Lava does not store dense weights {synapse.weight.min()}..{synapse.weight.max()} exactly "
+            what = (
+                f"stock Lava does not store dense weights {synapse.weight.min()}..{synapse.weight.max()} exactly "
                 "(all zero, beyond -256..254, or none positive and the least a power of two; a recurrent layer's two matrices "
-                "share one format). Change one weight, or simulate the network instead."
+                "share one format)"
             )
+            way = "Change one weight, or simulate the network instead."
+            yield WrongOnLava(projection.target, where, "weight", what, way)
 
 
 def _stored_with(network: Network, projection: Projection) -> list[Projection]:

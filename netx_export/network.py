@@ -564,6 +564,11 @@ class Network:
             for before, after in zip(self.populations, self.populations[1:], strict=False)
         )
 
+    def _repr_html_(self) -> str:
+        from netx_export.notebook import network_html  # which imports this module
+
+        return network_html(self)
+
     @property
     def without_loops(self) -> Network:
         """The same network without the projections of populations to themselves; a netx file holds it where that is a chain."""

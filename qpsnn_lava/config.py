@@ -68,6 +68,7 @@ class Data(_Section):
             of events.
         steps: T, time steps per sample, 1..1024.
         input_bits: bits of a graded pixel or of a count of events, 1..8 (direct coding and events).
+        train_images: train on so many of the training images, each class in its proportion, drawn once by the seed; left out: on all.
     """
 
     name: Literal[
@@ -86,6 +87,7 @@ class Data(_Section):
     coding: Literal["direct", "rate", "events"] = "direct"
     steps: Annotated[int, Field(ge=1, le=1024)] = 4
     input_bits: Annotated[int, Field(ge=1, le=8)] = 4
+    train_images: Count | None = None
 
 
 class ConvLayer(_Section):
@@ -551,12 +553,25 @@ def load_experiment(path_or_name: str | Path, overrides: Sequence[str] = ()) -> 
         ConfigError: for an unknown experiment, key or value, naming file, field, value, what is allowed and a near miss.
     """
     source, text = _read(path_or_name)
-    try:
-        tree = tomli.loads(text)
-    except (ValueError, RecursionError) as error:  # not TOML, a number of too many digits, arrays nested too deep
-        raise FormatError(f"{source} is not TOML: {error}.") from error
+    tree = _tree(text, source)
     replaced = {path: override for override in overrides for path in [_override(tree, override)]}
     return _parse(tree, source, replaced)
+
+
+def experiment_of(text: str, source: str) -> Experiment:
+    """An experiment from TOML text, such as :func:`to_toml` makes and a report keeps; ``source`` is its name in messages.
+
+    Raises:
+        FormatError, ConfigError: as :func:`load_experiment`.
+    """
+    return _parse(_tree(text, source), source, {})
+
+
+def _tree(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(text)
+    except (ValueError, RecursionError) as error:  # not TOML, a number of too many digits, arrays nested too deep
+        raise FormatError(f"{source} is not TOML: {error}.") from error
 
 
 def to_toml(experiment: Experiment) -> str:

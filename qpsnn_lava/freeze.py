@@ -6,15 +6,15 @@ What cannot be exact, or has no place on the chip, is refused by layer and numbe
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from netx_export.bounds import largest_states, voltage_limit
 from netx_export.errors import FreezeError
-from netx_export.integers import DECAY_ONE, SHIFT, STATE_LIMIT
+from netx_export.integers import STATE_LIMIT
 from netx_export.lava_run import dense_is_exact
 from netx_export.network import (
     MAX_THRESHOLD,
@@ -286,7 +286,7 @@ def check(projection: Projection, population: Population, steps: int, input_max:
             f"{name}: its current can reach {u} within {steps} steps; it must stay below 2**23 = {STATE_LIMIT}. "
             "Use fewer inputs, fewer bits, a faster current decay or a shorter window."
         )
-    top = STATE_LIMIT if not isinstance(neuron, Integrator) else (MAX_THRESHOLD << SHIFT) + 1
+    top = voltage_limit(neuron)
     if v >= top:
         raise FreezeError(
             f"{name}: its voltage can reach {v} within {steps} steps; it must stay below {top}. "
@@ -305,29 +305,3 @@ def _check_weights(weight: NDArray[np.int64], name: str) -> None:
         raise FreezeError(
             f"{name}: weights {low}..{high}, some of them odd; beyond {MAX_ODD} only even ones fit 8 bits and a shift."
         )
-
-
-def largest_states(
-    weight: NDArray[np.int64], bias: NDArray[np.int64], current_decay: int, voltage_decay: int, steps: int, input_max: int
-) -> tuple[int, int]:
-    """Upper bounds of ``|u|`` and ``|v|`` over a window, in exact arithmetic.
-
-    ``A = 64 sum|w| x_max`` per target;  ``U_t = ceil((4096 - d_u) U_{t-1} / 4096) + A``;
-    ``V_t = ceil((4096 - d_v) V_{t-1} / 4096) + U_t + 64 |b|``;  the largest over the targets after ``steps`` steps.
-
-    Args:
-        weight: (post, ...), all further axes are summed.
-        bias: (post,).
-    """
-    arriving = (np.abs(weight).reshape(weight.shape[0], -1).sum(1) << SHIFT) * input_max
-    u = v = [0] * len(arriving)
-    for _ in range(steps):
-        u = [_faded(x, current_decay) + int(a) for x, a in zip(u, arriving, strict=True)]
-        v = [_faded(x, voltage_decay) + y + (abs(int(b)) << SHIFT) for x, y, b in zip(v, u, bias, strict=True)]
-        if max(u) > 1 << 40 or max(v) > 1 << 40:
-            break
-    return max(u), max(v)
-
-
-def _faded(x: int, rate: int) -> int:
-    return math.ceil(x * (DECAY_ONE - rate) / DECAY_ONE)

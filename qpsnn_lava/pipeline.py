@@ -18,20 +18,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
 import mapping
 from netx_export import engine, hdf5
-from netx_export.atomic import write_text
+from netx_export.atomic import write_bytes, write_text
 from netx_export.errors import ConfigError, MismatchError, MissingError
 from netx_export.integers import stored_bits
 from netx_export.lava_run import run_lava
 from netx_export.network import Conv, Integrator, Network
 from netx_export.simulate import Run, decide_scores, read_out
-from qpsnn_lava import bit_plan, checkpoint, dynamics, parallel, plots, prune, report, width_plan
+from qpsnn_lava import bit_plan, checkpoint, dynamics, page, parallel, plots, prune, report, width_plan
 from qpsnn_lava.coding import Coding, encode
 from qpsnn_lava.config import Experiment, free_layers, load_experiment, to_toml
 from qpsnn_lava.criteria import WITHOUT_IMAGES
@@ -68,6 +68,7 @@ class Event:
 
 
 Say = Callable[[Event], None]
+Until: TypeAlias = Literal["float", "quantised", "fine-tune"]
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def coding_of(experiment: Experiment) -> Coding:
 def data_of(experiment: Experiment) -> Dataset:
     """The experiment's data set."""
     folder = Path(experiment.data.folder) if experiment.data.folder else None
-    return load(experiment.data.name, folder=folder, seed=experiment.seed, steps=experiment.data.steps)
+    data = experiment.data
+    return load(data.name, folder=folder, seed=experiment.seed, steps=data.steps, train_images=data.train_images)
 
 
 def untrained(experiment: Experiment, dataset: Dataset) -> SpikingNetwork:
@@ -194,17 +196,33 @@ def input_shape(coding: Coding, dataset: Dataset) -> tuple[int, int, int]:
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-def fit(experiment: Experiment, files: RunFolder, say: Say) -> dict[str, Any]:
-    """The training phases: float, quantised, scored and cut, fine-tuned.  Returns (and keeps) training.json."""
+def fit(experiment: Experiment, files: RunFolder, say: Say, until: Until = "fine-tune") -> dict[str, Any]:
+    """The training phases up to ``until``: float, quantised, scored and cut, fine-tuned.  Returns (and keeps) training.json."""
     done: dict[str, Any] = checkpoint.load_json(files.training) if files.training.exists() else {}
-    if "fine-tune" in done and files.model.exists():
-        say(Event("fine-tune", "trained before; going on from there", final=True))
+    if until in done and (until != "fine-tune" or files.model.exists()):
+        say(Event(until, "trained before; going on from there", final=True))
         return done
     with parallel.joined() as device:
-        return _fit(experiment, files, say if parallel.rank() == 0 else lambda event: None, device, done)
+        return _fit(experiment, files, say if parallel.rank() == 0 else lambda event: None, device, done, until)
 
 
-def _fit(experiment: Experiment, files: RunFolder, say: Say, device: torch.device, done: dict[str, Any]) -> dict[str, Any]:
+def take_over(before: RunFolder, files: RunFolder) -> None:
+    """Copies the training phases that another run folder has finished into one that has none; :func:`fit` goes on from there.
+
+    Whoever calls this knows that both experiments agree in all that decides these phases.
+    """
+    if files.training.exists():
+        return
+    done = checkpoint.load_json(before.training)
+    for path in (before.phase(name) for name in done):
+        if path.exists():
+            write_bytes(files.path / path.relative_to(before.path), path.read_bytes())
+    checkpoint.save_json(files.training, done)
+
+
+def _fit(
+    experiment: Experiment, files: RunFolder, say: Say, device: torch.device, done: dict[str, Any], until: Until
+) -> dict[str, Any]:
     """The phases that are not done, in this process or in several; process 0 writes and speaks."""
     first = parallel.rank() == 0
     set_threads(experiment)
@@ -246,6 +264,8 @@ def _fit(experiment: Experiment, files: RunFolder, say: Say, device: torch.devic
             checkpoint.remove_snapshots(files.snapshot(name))
 
     phase("float", model, schedule(settings.epochs, settings.learning_rate, 0, 0))
+    if until == "float":
+        return done
     set_quantised(model, True)
     if experiment.quantise.bits == "auto" and "bits" not in done:
         say(Event("quantised", "choosing the bits of each layer"))
@@ -257,6 +277,8 @@ def _fit(experiment: Experiment, files: RunFolder, say: Say, device: torch.devic
     order, rounds = experiment.prune.order, experiment.prune.rounds
     trained_before = settings.quantised_epochs if order == "qp" else 0  # else it is only looked at, for the report
     phase("quantised", model, schedule(trained_before, settings.learning_rate, settings.frozen_epochs, 1))
+    if until == "quantised":
+        return done
     set_quantised(model, order != "pq")
 
     small = model
@@ -465,15 +487,23 @@ def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork
     """The trained models of a run: float, quantised, pruned (cut, before fine-tuning) and final."""
     done = checkpoint.load_json(files.training)
     dataset = data_of(experiment)
-    plain, quantised = untrained(experiment, dataset), untrained(experiment, dataset)
-    checkpoint.load_model(plain, files.phase("float"))
-    checkpoint.load_model(quantised, files.phase("quantised"))
-    set_quantised(quantised, True)
-    set_bits(quantised, _bits_in(done))
+    plain, quantised = unpruned_model(experiment, files, dataset, "float"), unpruned_model(experiment, files, dataset)
     small = pruned_model(experiment, quantised, done, dataset)
     final = pruned_model(experiment, quantised, done, dataset)
     checkpoint.load_model(final, files.model)
     return {"float": plain, "quantised": quantised, "pruned": small, "final": final}
+
+
+def unpruned_model(
+    experiment: Experiment, files: RunFolder, dataset: Dataset, phase: Literal["float", "quantised"] = "quantised"
+) -> SpikingNetwork:
+    """The model that a training phase before the cut ended with."""
+    model = untrained(experiment, dataset)
+    checkpoint.load_model(model, files.phase(phase))
+    if phase == "quantised":
+        set_quantised(model, True)
+        set_bits(model, _bits_in(checkpoint.load_json(files.training)))
+    return model
 
 
 def pruned_model(experiment: Experiment, model: SpikingNetwork, done: dict[str, Any], dataset: Dataset) -> SpikingNetwork:
@@ -736,7 +766,7 @@ def place(experiment: Experiment, files: RunFolder, say: Say) -> None:
 
 
 def write_report(experiment: Experiment, files: RunFolder, say: Say, command: str = "") -> dict[str, Any]:
-    """report.json, report.md and the plots, from what the stages before left."""
+    """report.json, report.html, report.md and the plots, from what the stages before left."""
     training = checkpoint.load_json(files.training)
     checks = checkpoint.load_json(files.checks)
     tables = checkpoint.load_json(files.mapping)
@@ -745,6 +775,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     torch.manual_seed(experiment.seed)
     plain = untrained(experiment, dataset)
     set_bits(plain, _bits_in(training))
+    scores = _score_table(training, plain)
     made = {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -777,6 +808,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             **{key: tables["network"]["utilisation"][key] for key in ("chip", "profile", "cores", "chips", "fits", "verdict")},
             **{key: tables["network"]["utilisation"][key] for key in ("lower_bound", "evidence", "layers")},
             **tables.get("details", {}),
+            "warnings": list(tables["network"]["utilisation"]["warnings"]),
             "widths": training["prune"].get("widths", []),
         },
         "unpruned": {
@@ -794,15 +826,30 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             **checks["seconds"],
             "map": tables["seconds"],
         },
+        "config": to_toml(experiment),
+        "weights": plots.weight_rows(network),
+        "scores": {
+            "criterion": experiment.prune.criterion,
+            "layers": [{"name": name, **entry} for name, entry in scores.items()],
+        },
+        "raster": _raster(experiment, network, dataset, coding),
     }
     checkpoint.save_json(files.report, made)
-    drawn = plots.save_all(made, network, _score_table(training, plain), files.path)
+    drawn = plots.save_all(made, network, scores, files.path)
     for name, rows in (("layers", made["mapping"]["layers"]), ("cores", made["mapping"].get("core_use"))):
         if rows:
             write_text(files.path / f"{name}.csv", report.csv_table(rows))
     write_text(files.path / "report.md", report.markdown(made, [path.name for path in drawn]))
-    say(Event("report", str(files.path / "report.md"), final=True))
+    write_text(files.path / "report.html", page.page(made))
+    say(Event("report", str(files.path / "report.html"), final=True))
     return made
+
+
+def _raster(experiment: Experiment, network: Network, dataset: Dataset, coding: Coding) -> dict[str, Any]:
+    """Some neurons' spikes in the first test sample."""
+    part = first(dataset.test, 1)
+    spikes = encode(part.images, coding, max_value=dataset.max_value, seed=experiment.seed, indices=part.indices)
+    return {"sample": int(part.indices[0]), **plots.raster_rows(network, spikes)}
 
 
 def _command_before(files: RunFolder, command: str) -> str:

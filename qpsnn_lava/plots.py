@@ -3,7 +3,7 @@ a mapping: every core on the mesh, what layers take of their cores, traffic, and
 sweep: accuracy against what it costs.
 
 Figures are made without pyplot, so nothing of the caller's plots changes; each has a function that returns the
-:class:`matplotlib.figure.Figure` and is written by :func:`save_all`.  Colours (Okabe and Ito's) differ in lightness, too.
+:class:`matplotlib.figure.Figure` and is written by :func:`save`.  Colours (Okabe and Ito's) differ in lightness, too.
 """
 
 from __future__ import annotations
@@ -26,16 +26,21 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from netx_export.atomic import replacing
-from netx_export.errors import FormatError
+from netx_export.engine import simulate_fast
+from netx_export.errors import ConfigError, FormatError
+from netx_export.hdf5 import read
 from netx_export.integers import stored_bits
 from netx_export.network import Network
-from qpsnn_lava.report import ALIVE, plain, spikes
+from qpsnn_lava.report import ALIVE, MAX_LEVELS, MAX_SHOWN, MAX_STEPS, plain, read_report, spikes
 
 DPI = 150
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}  # and what they say of themselves
 MAX_BARS = 100  # layers in a bar chart; more would not be read
 MAX_PANELS = 40  # layers in a chart of panels
 CORE_UNITS = {"cores": "cores", "synapse_words": "synapse words (64 bits each)"}
-MAX_LEVELS = 512  # grid levels drawn one by one: what the chip can hold; a wider foreign file is put into bins
 MAX_CHIPS = 16  # on a picture of the mesh
 BLUE, VERMILLION, GREY, BAND, TEXT = "#0072B2", "#D55E00", "#BDBDBD", "#EEF2E6", "#333333"
 POOL_PARTS = {"synapse_words": BLUE, "neurons_mean": "#E69F00", "axon_in": "#009E73", "axon_map": "#CC79A7"}
@@ -61,6 +66,7 @@ STYLE: dict[str, Any] = {
     "ytick.labelsize": 8,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "svg.hashsalt": "qpsnn",  # the same figure, the same names inside
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
@@ -94,7 +100,7 @@ def save_all(report: Report, network: Network, scores: LayerScores | None, folde
         "scores": scores_figure(scores) if scores else None,
         **_mapping_figures(report["mapping"]),
     }
-    return _save(figures, folder)
+    return save(figures, folder)
 
 
 def save_mapping(mapping: Mapping[str, Any], folder: Path | str) -> list[Path]:
@@ -110,7 +116,7 @@ def save_mapping(mapping: Mapping[str, Any], folder: Path | str) -> list[Path]:
     Raises:
         RunError: the folder or the disk does not take a file.
     """
-    return _save(_mapping_figures(mapping), folder)
+    return save(_mapping_figures(mapping), folder)
 
 
 def _mapping_figures(mapping: Mapping[str, Any]) -> dict[str, Figure | None]:
@@ -122,15 +128,109 @@ def _mapping_figures(mapping: Mapping[str, Any]) -> dict[str, Figure | None]:
     }
 
 
-def _save(figures: Mapping[str, Figure | None], folder: Path | str) -> list[Path]:
+def save(figures: Mapping[str, Figure | None], folder: Path | str, kind: str = "png") -> list[Path]:
+    """Writes NAME.png or NAME.svg of every figure, each whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figures: by name; None is left out.
+        folder: is made where it is missing.
+        kind: "png" or "svg".
+
+    Returns:
+        the files written.
+
+    Raises:
+        ConfigError: another kind.
+        RunError: the folder or the disk does not take a file.
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"--format {kind!r} is not known; take png or svg.")
     written = []
     for name, figure in figures.items():
         if figure is not None:
-            path = Path(folder) / f"{name}.png"
+            path = Path(folder) / f"{name}.{kind}"
             with _style(), replacing(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+                figure.savefig(temporary, format=kind, dpi=DPI, metadata=FORMATS[kind])
             written.append(path)
     return written
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Figures, and what could not be drawn.
+
+    Args:
+        figures: by name.
+        skipped: name -> what is missing, and where it comes from.
+    """
+
+    figures: Mapping[str, Figure]
+    skipped: Mapping[str, str]
+
+
+def figures_in(source: Path) -> Drawn:
+    """Every figure that a file has the data for.
+
+    Args:
+        source: a run folder (its report.json and network.net), a report.json, or a netx file.
+
+    Raises:
+        ConfigError: a folder with neither of the two.
+        FormatError: a file that cannot be read as what it is, or scores that contradict themselves.
+    """
+    if source.is_dir():
+        report, network = source / "report.json", source / "network.net"
+        if not report.exists() and not network.exists():
+            raise ConfigError(
+                f"{source} has neither report.json nor network.net; give a run folder, a report.json or a netx file."
+            )
+        made = read_report(report) if report.exists() else None
+        return _drawn(made, read(network) if network.exists() else None, source)
+    if source.suffix == ".json":
+        return _drawn(read_report(source), None, source)
+    return _drawn(None, read(source), source)
+
+
+def _drawn(report: Report | None, network: Network | None, source: Path) -> Drawn:
+    mapping = {} if report is None else report["mapping"]
+    scores = (report or {}).get("scores")
+    table = {row["name"]: row for row in scores["layers"]} if scores else None
+    figures = {
+        "weights": None if network is None else weights_figure(network),
+        "firing": None if report is None else firing_figure(report),
+        "cores": None if report is None else cores_figure(report),
+        "scores": scores_figure(table) if table else None,
+        "raster": None if report is None else raster_figure(report),
+        **_mapping_figures(mapping),
+    }
+    found = {name: figure for name, figure in figures.items() if figure is not None}
+    missing = {}
+    for name in figures:
+        if name in found:
+            continue
+        if name == "weights":
+            missing[name] = "the weights are in a netx file; give that, or the run folder."
+        elif report is None:
+            missing[name] = _NOT_IN_A_NETWORK.get(name, f"it is of a mapping: qpsnn map {source} --out DIR draws it.")
+        else:
+            missing[name] = _NOT_IN_THE_REPORT.get(
+                name, "the report does not have this part of the mapping; map the network again."
+            )
+    return Drawn(found, missing)
+
+
+_NOT_IN_A_NETWORK = {
+    "firing": "rates come from a run; give a run folder or a report.json.",
+    "cores": "cores before and after pruning come from a run; give a run folder or a report.json.",
+    "scores": "scores come from pruning; give a run folder or a report.json.",
+    "raster": "spikes come from a run; give a run folder or a report.json.",
+}
+_NOT_IN_THE_REPORT = {
+    "firing": "no layer of the report has a firing rate.",
+    "cores": "no layer of the report takes a core.",
+    "scores": "the report has no scores: nothing was pruned, or an older version wrote it (qpsnn report RUN writes it again).",
+    "raster": "the report has no spikes of a sample: an older version wrote it (qpsnn report RUN writes it again).",
+}
 
 
 def weight_levels(weight: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -153,6 +253,59 @@ def weight_levels(weight: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray
     width = -(-(high - low + 1) // MAX_LEVELS)
     counts = np.bincount((level - low) // width, minlength=(high - low) // width + 1)
     return low + width * np.arange(len(counts), dtype=np.int64), counts.astype(np.int64), exponent
+
+
+def weight_rows(network: Network) -> list[dict[str, Any]]:
+    """How many weights stand on each level of their grid, of each projection, as plain data for a report.
+
+    Returns:
+        of each: ``name`` and ``source``, its populations; ``weights``, how many are stored, and ``zeros`` of them;
+        ``stored_bits``; ``first``, ``step``, ``exponent`` and ``counts``: ``counts[i]`` of the weights are
+        ``(first + i * step) * 2**exponent`` (where ``step`` is above 1: that, or less than a step more); see :func:`weight_levels`.
+    """
+    rows = []
+    for projection in network.projections:
+        weight = projection.synapse.weight
+        levels, counts, exponent = weight_levels(weight)
+        rows.append(
+            {
+                "name": projection.target,
+                "source": projection.source,
+                "weights": int(weight.size),
+                "zeros": int(np.count_nonzero(weight == 0)),
+                "stored_bits": stored_bits(weight),
+                "first": int(levels[0]),
+                "step": int(levels[1] - levels[0]) if len(levels) > 1 else 1,
+                "exponent": exponent,
+                "counts": counts.tolist(),
+            }
+        )
+    return rows
+
+
+def raster_rows(network: Network, frames: NDArray[np.integer[Any]]) -> dict[str, Any]:
+    """When some neurons of every layer fire in one sample, as plain data for a report.
+
+    Args:
+        network: any network.
+        frames: (1, *input shape, time), as :func:`netx_export.simulate.simulate` takes them.
+
+    Returns:
+        ``steps``, at most the first 256; ``layers``, of each population: ``name``, ``neurons``, how many it has, ``shown``, the indices of
+        at most 64 of them, spread evenly over its (channel, row, column) order, and ``spikes``, of each of these the steps in
+        which it fires (of the host's input: in which it is not 0).
+    """
+    shown = frames[..., :MAX_STEPS]
+    names = [population.name for population in network.populations]
+    run = simulate_fast(network, shown, record=names)
+    layers = []
+    for population in network.populations:
+        count = min(population.size, MAX_SHOWN)
+        chosen = np.arange(count) * population.size // count
+        fired = run.spikes[population.name][0].reshape(population.size, -1)[chosen] != 0
+        steps = [np.flatnonzero(row).tolist() for row in fired]
+        layers.append({"name": population.name, "neurons": population.size, "shown": chosen.tolist(), "spikes": steps})
+    return {"steps": int(shown.shape[-1]), "layers": layers}
 
 
 def weights_figure(network: Network) -> Figure | None:
@@ -178,6 +331,32 @@ def weights_figure(network: Network) -> Figure | None:
             axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
         for axes in _first_column(panels):
             axes.set_ylabel("number of weights")
+    return figure
+
+
+def raster_figure(report: Report) -> Figure | None:
+    """A panel per population: when the neurons that the report keeps fire in its one sample, a point for each spike."""
+    raster = report.get("raster")
+    if not raster or not raster["layers"]:
+        return None
+    shown = raster["layers"][:MAX_PANELS]
+    with _style():
+        title = f"When neurons fire in test sample {raster['sample']:,}"
+        figure, panels = _panels(len(shown), title, len(raster["layers"]))
+        for axes, row in zip(panels, shown, strict=True):
+            neuron = [i for i, times in enumerate(row["spikes"]) for _ in times]
+            step = [t for times in row["spikes"] for t in times]
+            axes.scatter(step, neuron, s=120 / max(16, raster["steps"]), color=BLUE, linewidth=0)
+            count = len(row["shown"])
+            which = f"{count} of {row['neurons']:,} neurons" if count < row["neurons"] else f"{count} neuron{_s(row['shown'])}"
+            _title(axes, row["name"], f"{which}, {len(step):,} spikes")
+            axes.set_xlim(-0.5, raster["steps"] - 0.5)
+            axes.set_ylim(max(1, count) - 0.5, -0.5)
+            axes.set_yticks([])
+            axes.set_xlabel("step", labelpad=1)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        for axes in _first_column(panels):
+            axes.set_ylabel("neurons")
     return figure
 
 
@@ -537,7 +716,7 @@ def save_sweep(sweep: Mapping[str, Any], folder: Path | str) -> list[Path]:
     Raises:
         RunError: the folder or the disk does not take the file.
     """
-    return _save({"pareto": sweep_figure(sweep)}, folder)
+    return save({"pareto": sweep_figure(sweep)}, folder)
 
 
 def sweep_figure(sweep: Mapping[str, Any]) -> Figure | None:

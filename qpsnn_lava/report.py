@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import re
 import reprlib
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 from mapping.chip import STATEMENT
 from netx_export.errors import FormatError
 from netx_export.network import MAX_THRESHOLD
+from netx_export.text import plain as plain
 
 SCHEMA = 1
+MAX_BYTES = 1 << 28  # of a report.json
 MAX_LAYERS = 4096
 MAX_CORES = 1 << 18
+MAX_CHANNELS = 1 << 16
+MAX_LEVELS = 512  # grid levels counted one by one: what the chip can hold; a wider foreign file is put into bins
+MAX_SHOWN, MAX_STEPS = 64, 256  # neurons of a layer and steps in a raster
 MAX_COUNT = 1 << 53  # what JSON readers keep exactly
 ALIVE = (0.02, 0.80)  # firing rates at which spike-for-spike equality proves something (contract point 6)
 NONE = "–"  # noqa: RUF001 (an en dash, for "there is none")
@@ -127,7 +133,7 @@ def _accuracy_line(report: Report, arrow: str) -> str:
 def _exactness_line(report: Report) -> str:
     """Loud when something differs, and never "exact" when nothing was compared."""
     agreement = report.get("agreement")
-    compared, wrong = _compared(agreement)
+    compared, wrong = count_compared(agreement)
     if agreement is None or not compared:
         return "**not checked** (nothing was compared)"
     counts = [f"{agreement['spike_mismatches']:,} of {agreement['spikes_compared']:,} compared spikes differ"]
@@ -138,7 +144,7 @@ def _exactness_line(report: Report) -> str:
     scope += f"against Lava on {lava:,}" if lava else "**Lava was not run**"
     verdict = "**NOT EXACT:**" if wrong else "**exact:**"
     line = f"{verdict} {', '.join(counts)} ({scope})"
-    weak = [row for row in report["layers"] if not _alive(row)]
+    weak = [row for row in report["layers"] if not is_alive(row)]
     if weak:
         names = ", ".join(f"{escape(row['name'])} ({100 * row['firing_rate']:.2g} %)" for row in weak[:4])
         more = f" and {len(weak) - 4} more" if len(weak) > 4 else ""
@@ -150,9 +156,9 @@ def _size_line(report: Report, arrow: str, steps: bool) -> str:
     """Float to deployed, with the unpruned integers between them where ``steps``."""
     size, unpruned = report["size_mb"], _of(report.get("unpruned"), "size_mb")
     ratio = f", {size['float'] / size['deployed']:.3g}{TIMES} smaller" if 0 < size["deployed"] < size["float"] else ""
-    between = f"{_size(unpruned)} as unpruned integers {arrow} " if steps and unpruned is not None else ""
-    counted = f" ({_size(size['paper'])} as the QP-SNN paper counts)" if steps and "paper" in size else ""
-    return f"{_size(size['float'])} float {arrow} {between}{_size(size['deployed'])} deployed{ratio}{counted}"
+    between = f"{size_text(unpruned)} as unpruned integers {arrow} " if steps and unpruned is not None else ""
+    counted = f" ({size_text(size['paper'])} as the QP-SNN paper counts)" if steps and "paper" in size else ""
+    return f"{size_text(size['float'])} float {arrow} {between}{size_text(size['deployed'])} deployed{ratio}{counted}"
 
 
 def _accuracy_table(report: Report) -> str:
@@ -164,7 +170,7 @@ def _accuracy_table(report: Report) -> str:
             continue
         low, high = (100 * end for end in entry["interval"])
         rows.append([label, _percent(entry), f"{low:.1f}..{high:.1f}", f"{entry['n']:,}"])
-    table = _table(["stage", "test accuracy", "95 % interval", "samples"], rows, "lrrr")
+    table = markdown_table(["stage", "test accuracy", "95 % interval", "samples"], rows, "lrrr")
     ties = report.get("ties")
     if ties is None:
         return table
@@ -198,7 +204,7 @@ def _layer_table(report: Report) -> str:
     rows.append(["**total**", *[""] * (6 + with_use), *(f"**{text}**" for text in total), ""])
     head = ["layer", "type", "shape", "channels", "bits asked / stored", *(["grid used"] if with_use else [])]
     head += ["threshold", "fires", "cores", "synapse words", "fullest core"]
-    table = _table(head, rows, "lll" + "r" * (7 + with_use))
+    table = markdown_table(head, rows, "lll" + "r" * (7 + with_use))
     use = " Grid used: share of the levels that 98 % of the weights reach, without → with the scale gamma." if with_use else ""
     return (
         f"{table}\n\n*Shape: channels{TIMES}height{TIMES}width, or neurons. Threshold: mantissa of 2⁶; a layer that reads v "
@@ -224,7 +230,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
         unit = units.get(name, "")
         values = [100 * rows[key][name] if unit == " %" else rows[key][name] for key, _ in columns]
         lines.append([escape(name), *(f"{value:.2f}{unit}" if unit == " %" else f"{value:,.0f}{unit}" for value in values)])
-    table = _table(["NeuroBench metric", *(title for _, title in columns)], lines, "l" + "r" * len(columns))
+    table = markdown_table(["NeuroBench metric", *(title for _, title in columns)], lines, "l" + "r" * len(columns))
     return (
         f"{table}\n\n*Of the integer network on the whole test set. Footprint: weights in their stored bits. Effective and dense "
         "synaptic operations per sample: MACs where the input is graded, ACs where it is a spike.*"
@@ -241,14 +247,14 @@ def _mapping_section(report: Report) -> list[str]:
     ]
     traffic = mapping.get("traffic")
     if traffic:
-        rows.append(["on the mesh, a step", f"{_three(traffic['hops'])} hops, {_three(traffic['largest_link'])} messages on the "
-            f"busiest link, {_three(traffic['between_chips'])} between chips"])  # fmt: skip
+        hops, busiest, between = (three_digits(traffic[key]) for key in ("hops", "largest_link", "between_chips"))
+        rows.append(["on the mesh, a step", f"{hops} hops, {busiest} messages on the busiest link, {between} between chips"])
         if traffic["busiest_core"]:
             chip, core = traffic["busiest_core"]
-            operations = _three(traffic["busiest_operations"])
+            operations = three_digits(traffic["busiest_operations"])
             rows.append(["busiest core", f"{core} of chip {chip}: {operations} synaptic operations a step"])
         rows.append(["energy of a step", _energy_line(mapping.get("energy"))])
-    parts = [_table(["", ""], rows, "ll"), f"These numbers are **{STATEMENT}**."]
+    parts = [markdown_table(["", ""], rows, "ll"), f"These numbers are **{STATEMENT}**."]
     if mapping.get("core_use"):
         parts[-1] += " Every core with all that it uses: cores.csv; every layer: layers.csv."
     tables = (
@@ -266,8 +272,8 @@ def _mapping_section(report: Report) -> list[str]:
 def _energy_line(energy: Mapping[str, Any] | None) -> str:
     if energy is None:
         return "not given: no energy per operation of this chip is public"
-    ranges = [" to ".join(_three(end) for end in energy[key]) for key in ("davies", "sana_fe")]
-    static = _three(energy["static_milliwatts"])
+    ranges = [" to ".join(three_digits(end) for end in energy[key]) for key in ("davies", "sana_fe")]
+    static = three_digits(energy["static_milliwatts"])
     sources = "; ".join(escape(source) for source in energy["sources"])
     return f"{ranges[0]} nJ (Davies) or {ranges[1]} nJ (SANA-FE), and about {static} mW all the time; {sources}"
 
@@ -292,7 +298,7 @@ def compared_table(rows: Sequence[Mapping[str, Any]]) -> str:
         counts = (row["cores"], row["chips"], row["lower_bound"], row["neurons"], row["synapse_words"])
         table.append([escape(row["name"]), *(f"{count:,}" for count in counts), change])
     head = ["network", "cores", "chips", "at least", "neurons", "synapse words", "words against the first"]
-    return _table(head, table, "lrrrrrr")
+    return markdown_table(head, table, "lrrrrrr")
 
 
 def compared_markdown(made: Mapping[str, Any]) -> str:
@@ -318,7 +324,7 @@ def compared_markdown(made: Mapping[str, Any]) -> str:
         "*At least: a lower bound of the cores. Words: of 64 bits, over all cores. A network at other bits is the same shapes with "
         "weights of so many stored bits; only shapes and bits count.*",
         "Channels (dense: neurons) / cores / synapse words of each layer:",
-        _table(head, table, "l" + "r" * len(networks)),
+        markdown_table(head, table, "l" + "r" * len(networks)),
         "\n".join([f"These numbers are **{STATEMENT}**.", *assumed]),
     ]
     return "\n\n".join(parts) + "\n"
@@ -334,7 +340,8 @@ def _widths_table(rows: Sequence[Mapping[str, Any]]) -> str:
     sums = [[sum(row[f"{key}_{when}"] for row in rows) for when in ("asked", "taken")] for key in ("words", "cores")]
     table.append(["**total**", "", "", "", *(_change(*pair) for pair in sums), ""])
     head = ["layer", "channels", "asked for", "taken", "synapse words", "cores", "why"]
-    return f"{_table(head, table, 'lrrrrrl')}\n\n*Words and cores: with all widths as asked for → as taken, at the bits before pruning.*"
+    text = markdown_table(head, table, "lrrrrrl")
+    return f"{text}\n\n*Words and cores: with all widths as asked for → as taken, at the bits before pruning.*"
 
 
 def _synapse_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -343,8 +350,8 @@ def _synapse_table(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             escape(row["name"]),
             *(f"{row[key]:,}" for key in keys),
-            _three(row["sharing_ratio"]),
-            _three(row["overhead"]),
+            three_digits(row["sharing_ratio"]),
+            three_digits(row["overhead"]),
             f"{row['saved_by_pruning']:,}",
             f"{row['saved_by_quantisation']:,}",
         ]
@@ -355,7 +362,7 @@ def _synapse_table(rows: Sequence[Mapping[str, Any]]) -> str:
     table.append(["**total**", *four, "", "", pruning, quantisation])
     head = ["layer", "connections", "not 0", "stored weights", "words", "sharing", "overhead", "saved by pruning", "by bits"]
     return (
-        f"{_table(head, table, 'lrrrrrrrr')}\n\n*Connections: synapses, zeros included; stored weights: those that are not 0, once "
+        f"{markdown_table(head, table, 'lrrrrrrrr')}\n\n*Connections: synapses, zeros included; stored weights: those that are not 0, once "
         "each; words: of 64 bits, on all cores; sharing: connections per stored weight; overhead: bits of memory per bit of stored "
         "weight; saved: words against the unpruned network at 8 bits, each layer on one core.*"
     )
@@ -375,7 +382,7 @@ def _what_if_table(rows: Sequence[Mapping[str, Any]]) -> str:
         "*Each layer by itself. Fewer at: the next smaller number of channels that saves. Good widths: every larger one costs more "
         "words or cores; on Loihi 2 lists are cut into powers of two, so that fewer channels can cost more than a good width.*"
     )
-    return f"{_table(head, table, 'lrlrrrl')}\n\n{note}"
+    return f"{markdown_table(head, table, 'lrlrrrl')}\n\n{note}"
 
 
 def _by_bits(cores: Mapping[str, int | None]) -> str:
@@ -386,30 +393,44 @@ def _by_bits(cores: Mapping[str, int | None]) -> str:
 
 
 def _evidence_section(report: Report) -> list[str]:
-    evidence = []
-    tags: Counter[str] = Counter()
-    for line in report["mapping"]["evidence"]:
-        found = _EVIDENCE.fullmatch(line)
-        if found:
-            tags[found["tag"]] += 1
-            evidence.append([escape(found["name"]), escape(found["value"]), found["tag"], escape(found["source"])])
-        elif line != STATEMENT:
-            evidence.append([NONE, NONE, NONE, escape(line)])
+    rows = [evidence_row(line) for line in report["mapping"]["evidence"] if line != STATEMENT]
+    tags = Counter(row.tag for row in rows if row.tag)
+    evidence = [
+        [escape(row.name), escape(f"{row.value} {row.unit}"), row.tag, escape(row.source)]
+        if row.tag
+        else [NONE, NONE, NONE, escape(row.source)]
+        for row in rows
+    ]
     counts = ", ".join(f"{n} {tag}" for tag, n in sorted(tags.items(), key=lambda item: (-item[1], item[0])))
     return [
         f"### Evidence\n\nThe constants behind them{f' ({counts})' if counts else ''}. "
         "Tags: published = paper or vendor brief, source = public source code or printed by the vendor's tools, "
         "inferred = fitted to what those tools printed, assumed = ours.",
-        _table(["constant", "value", "tag", "where from"], evidence, "lrll"),
+        markdown_table(["constant", "value", "tag", "where from"], evidence, "lrll"),
     ]
 
 
-_TAG = r"\[(?P<tag>published|source|inferred|assumed)\]"
-_EVIDENCE = re.compile(rf"(?P<name>[^=]*?) = (?P<value>.*?) {_TAG} (?P<source>.*)", re.DOTALL)
+class Evidence(NamedTuple):
+    """A line of the evidence in its parts; a line that is none has only its text, in ``source``."""
+
+    name: str
+    value: str
+    unit: str
+    tag: str
+    source: str
+
+
+def evidence_row(line: str) -> Evidence:
+    """A line such as "neurons = 4095 neurons per core [inferred] fitted to ..." (:attr:`mapping.chip.Chip.evidence`)."""
+    found = _EVIDENCE.fullmatch(line)
+    return Evidence(*found.groups()) if found else Evidence("", "", "", "", line)
+
+
+_EVIDENCE = re.compile(r"([^=]*?) = (\S+) (.*?) ?\[(published|source|inferred|assumed)\] (.*)", re.DOTALL)
 
 
 def _exact_or_modelled(report: Report) -> str:
-    compared, wrong = _compared(report.get("agreement"))
+    compared, wrong = count_compared(report.get("agreement"))
     if wrong:
         exact = "**NOT in this run:** SLAYER, the simulator and Lava must give the same integers, and do not (see above)."
     elif not compared:
@@ -427,8 +448,8 @@ def _seconds_table(report: Report) -> str:
     seconds = report["seconds"]
     if not seconds:
         return "Not measured."
-    rows = [[escape(stage), _duration(value)] for stage, value in seconds.items()]
-    return _table(["stage", "seconds"], [*rows, ["**total**", f"**{_duration(sum(seconds.values()))}**"]], "lr")
+    rows = [[escape(stage), seconds_text(value)] for stage, value in seconds.items()]
+    return markdown_table(["stage", "seconds"], [*rows, ["**total**", f"**{seconds_text(sum(seconds.values()))}**"]], "lr")
 
 
 def _provenance(report: Report) -> str:
@@ -444,7 +465,7 @@ def _provenance(report: Report) -> str:
         ["seed", str(report["seed"])],
         ["versions", ", ".join(f"{escape(k)} {escape(v or 'missing')}" for k, v in report["versions"].items()) or NONE],
     ]
-    return f"{_table(['', ''], rows, 'll')}\n\nMade by\n\n    {plain(report['command'], 2000)}"
+    return f"{markdown_table(['', ''], rows, 'll')}\n\nMade by\n\n    {plain(report['command'], 2000)}"
 
 
 # --- the terminal --------------------------------------------------------------------------------------------------------
@@ -458,7 +479,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     """
     mapping, unpruned, agreement = report["mapping"], report.get("unpruned"), report.get("agreement")
     rows = [("accuracy", _short_accuracy(report["accuracy"])), ("exactness", _short_exactness(agreement))]
-    if agreement and _compared(agreement)[0]:
+    if agreement and count_compared(agreement)[0]:
         lava = agreement.get("lava_samples", 0)
         simulated = _plural(_simulated(agreement), "sample")
         on_lava = f"with Lava on {lava:,}" if lava else "Lava was not run"
@@ -473,7 +494,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     rows.append(("cores", f"{cores} (at least {mapping['lower_bound']:,}), {chip}: {fits}"))
     rows.append(("", STATEMENT))
     if report["seconds"]:
-        rows.append(("time", f"{_duration(sum(report['seconds'].values()))} s"))
+        rows.append(("time", f"{seconds_text(sum(report['seconds'].values()))} s"))
     return [(label, _ascii(value)[:69]) for label, value in rows]
 
 
@@ -492,7 +513,7 @@ def _short_accuracy(accuracy: Mapping[str, Any]) -> str:
 
 
 def _short_exactness(agreement: Mapping[str, Any] | None) -> str:
-    compared, wrong = _compared(agreement)
+    compared, wrong = count_compared(agreement)
     if agreement is None or not compared:
         return "not checked"
     text = f"{agreement['spike_mismatches']:,} of {agreement['spikes_compared']:,} spikes differ"
@@ -517,7 +538,9 @@ def check(report: object) -> None:
     ``fits``, ``verdict``, ``lower_bound``, ``evidence``, and maybe ``layers`` (:class:`mapping.utilisation.LayerUse`),
     ``core_use``, ``mesh``, ``synapses``, ``traffic``, ``energy``, ``what_if`` (:func:`mapping.details.describe`), ``pareto``
     (:func:`mapping.details.front_rows`), ``compared`` (:class:`mapping.details.Compared`), ``widths``
-    (:class:`mapping.widths.WidthChoice`)}, ``seconds`` {stage: s}. May be absent or null: ``ties``, ``metrics``
+    (:class:`mapping.widths.WidthChoice`)}, ``seconds`` {stage: s}. May be absent or null: ``ties``, ``config`` (the experiment as
+    TOML), ``weights`` (:func:`qpsnn_lava.plots.weight_rows`), ``scores`` {``criterion``, ``layers`` [{``name``, ``rank`` and ``nuclear`` of
+    every channel, ``kept``}]}, ``raster`` {``sample``, ``steps``, ``layers``} (:func:`qpsnn_lava.plots.raster_rows`), ``metrics``
     {``network``, ``unpruned``} (:meth:`qpsnn_lava.metrics.Metrics.to_dict`), ``agreement`` {``samples``, ``spikes_compared``,
     ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``, ``voltages_compared``, ``voltage_mismatches``},
     ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``,
@@ -530,6 +553,32 @@ def check(report: object) -> None:
         FormatError: naming the key, what stands there and what is expected.
     """
     _REPORT(report, "")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report.json from anywhere, checked.
+
+    Raises:
+        FormatError: it is not there, larger than 256 MiB, not JSON or not a report.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        report: Any = json.loads(content) if len(content) <= MAX_BYTES else None
+    except FileNotFoundError:
+        raise FormatError(f"{path}: there is no such file.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{path} is not JSON ({plain(str(error), 120)}); a report.json or a netx file is expected."
+        ) from None
+    if len(content) > MAX_BYTES:
+        raise FormatError(f"{path} is larger than {MAX_BYTES} bytes, too large for a report.json.")
+    try:
+        check(report)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    checked: dict[str, Any] = report
+    return checked
 
 
 _WAY_OUT = "Make the report again (qpsnn run, qpsnn report)."
@@ -609,6 +658,41 @@ def _traffic(value: object, where: str) -> None:
     assert isinstance(value, dict)
     size = len(value["populations"])
     _list_of(_list_of(_number, size, size), size, size)(value["messages"], f"{where}.messages")
+
+
+def _scored(value: object, where: str) -> None:
+    _keys({"name": _text, "rank": _list_of(_number, 1, MAX_CHANNELS), "nuclear": _list_of(_number, 1, MAX_CHANNELS)})(
+        value, where
+    )
+    assert isinstance(value, dict)
+    size = len(value["rank"])
+    _list_of(_number, size, size)(value["nuclear"], f"{where}.nuclear")
+    _keys({"kept": _list_of(_below(size), 0, size)})(value, where)
+
+
+def _fires(value: object, where: str) -> None:
+    """A raster: a time that is drawn is a step of it, and every neuron that is shown has its times."""
+    _keys(
+        {"sample": _count, "steps": _positive, "layers": _list_of(_keys({"name": _text, "neurons": _positive}), 0, MAX_LAYERS)}
+    )(value, where)
+    assert isinstance(value, dict)
+    if value["steps"] > MAX_STEPS:
+        raise _refuse(f"{where}.steps", value["steps"], f"at most {MAX_STEPS}")
+    for i, row in enumerate(value["layers"]):
+        here = f"{where}.layers[{i}]"
+        _keys({"shown": _list_of(_below(row["neurons"]), 0, MAX_SHOWN)})(row, here)
+        size = len(row["shown"])
+        times = _list_of(_below(value["steps"]), 0, value["steps"])
+        _keys({"spikes": _list_of(times, size, size)})(row, here)
+
+
+def _below(end: int) -> _Check:
+    def run(value: object, where: str) -> None:
+        _count(value, where)
+        if isinstance(value, int) and value >= end:
+            raise _refuse(where, value, f"a whole number in 0..{end - 1}")
+
+    return run
 
 
 def _or_null(inner: _Check) -> _Check:
@@ -717,6 +801,16 @@ _METRICS = _keys(
     {"footprint": _number, "connection_sparsity": _share, "activation_sparsity": _share}
     | {"synaptic_operations": _keys(dict.fromkeys(("Effective_ACs", "Effective_MACs", "Dense"), _number))}
 )
+_WEIGHTS = _list_of(
+    _keys(
+        {"name": _text, "source": _text, "first": _difference, "step": _positive, "counts": _list_of(_count, 1, MAX_LEVELS)}
+        | {"exponent": _below(32)}
+        | {key: _count for key in ("weights", "zeros", "stored_bits")}
+    ),
+    0,
+    MAX_LAYERS,
+)
+_SCORES = _keys({"criterion": _text, "layers": _list_of(_scored, 0, MAX_LAYERS)})
 _REPORT = _keys(
     {
         "schema": _schema,
@@ -767,6 +861,10 @@ _REPORT = _keys(
     },
     {
         "ties": _count,
+        "config": _text,
+        "weights": _WEIGHTS,
+        "scores": _SCORES,
+        "raster": _fires,
         "metrics": _keys({"network": _METRICS}, {"unpruned": _METRICS}),
         "agreement": _keys(
             {key: _count for key in ("samples", "spikes_compared", "spike_mismatches")},
@@ -788,13 +886,6 @@ def spikes(layer: Mapping[str, Any]) -> bool:
 # --- texts and numbers ---------------------------------------------------------------------------------------------------
 
 
-def plain(text: str, longest: int = 60) -> str:
-    """One line without control, invisible or direction characters, at most ``longest`` long (the middle goes)."""
-    line = "".join(c if c.isprintable() and unicodedata.category(c) != "Cf" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    half = (longest - 1) // 2
-    return line if len(line) <= longest else f"{line[: longest - 1 - half]}…{line[-half:]}"
-
-
 _SPECIAL = {c: f"\\{c}" for c in "\\`*_[]|~"} | {c: f"&#{ord(c)};" for c in "&<>$@"}
 
 
@@ -804,9 +895,10 @@ def escape(text: str, longest: int = 300) -> str:
     return line.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
-def _table(head: list[str], rows: list[list[str]], align: str) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """Cells that are already escaped as a Markdown table; ``align``: "l" or "r" of each column."""
     rule = ["---:" if a == "r" else "---" for a in align]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
 def _change(before: float | None, after: float, arrow: str = "→") -> str:
@@ -820,7 +912,7 @@ def _of(table: Mapping[str, Any] | None, key: str) -> Any:
     return None if table is None else table.get(key)
 
 
-def _compared(agreement: Mapping[str, Any] | None) -> tuple[int, int]:
+def count_compared(agreement: Mapping[str, Any] | None) -> tuple[int, int]:
     """(values compared, values that differ): spikes and output voltages."""
     if agreement is None:
         return 0, 0
@@ -833,7 +925,7 @@ def _simulated(agreement: Mapping[str, Any]) -> int:
     return int(agreement.get("simulated_samples", agreement["samples"]))
 
 
-def _alive(layer: Mapping[str, Any]) -> bool:
+def is_alive(layer: Mapping[str, Any]) -> bool:
     """Whether a layer fires enough, and not always, for equal spikes to mean something; True where it cannot spike at all."""
     if layer["firing_rate"] is None or not spikes(layer):
         return True
@@ -848,18 +940,18 @@ def _signed(value: float) -> str:
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}"
 
 
-def _three(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three significant digits, never in powers of ten: 0.0123, 1.23, 12.3, 1,234."""
     if value == 0:
         return "0"
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def _size(megabytes: float) -> str:
-    return f"{_three(1000 * megabytes)} kB" if megabytes < 1 else f"{_three(megabytes)} MB"
+def size_text(megabytes: float) -> str:
+    return f"{three_digits(1000 * megabytes)} kB" if megabytes < 1 else f"{three_digits(megabytes)} MB"
 
 
-def _duration(seconds: float) -> str:
+def seconds_text(seconds: float) -> str:
     return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 

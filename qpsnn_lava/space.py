@@ -219,10 +219,10 @@ def load_space(path: Path) -> Space:
         FormatError: where the file cannot be read or is not TOML.
         ConfigError: for an unknown key or value, naming file, field, value, what is allowed and a near miss.
     """
-    tree = _tree(path)
+    tree = read_tree(path, "a sweep")
     for section in ("set", "space"):
         if isinstance(tree.get(section), dict):
-            tree[section] = dict(_flat(tree[section], ()))
+            tree[section] = dict(flat_keys(tree[section]))
     try:
         space = Space.model_validate(tree)
     except ValidationError as error:
@@ -271,27 +271,32 @@ def _tried(axis: Axis) -> tuple[Value, ...]:
     return (axis.low, axis.high) if isinstance(axis, Range) else axis
 
 
-def _tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file of at most 1 MiB; ``what`` it should be, for messages.
+
+    Raises:
+        FormatError: where the file cannot be read, is too large or is not TOML.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise FormatError(f"{str(path)!r} cannot be read as a sweep ({reason}).") from None
+        raise FormatError(f"{str(path)!r} cannot be read as {what} ({reason}).") from None
     if len(content) > MAX_FILE_BYTES:
-        raise FormatError(f"{path} is larger than {MAX_FILE_BYTES} bytes, too large for a sweep.")
+        raise FormatError(f"{path} is larger than {MAX_FILE_BYTES} bytes, too large for {what}.")
     try:
         return tomli.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not TOML: {error}.") from None
 
 
-def _flat(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def flat_keys(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """``prune.keep = ...`` is a table in a table to TOML, and one key to us; a range is where ``low`` or the like stands."""
     for key, value in table.items():
         here = (*above, key)
         if isinstance(value, dict) and not value.keys() & Range.model_fields.keys():
-            yield from _flat(value, here)
+            yield from flat_keys(value, here)
         else:
             yield ".".join(here), value
 

@@ -227,6 +227,7 @@ def test_the_readme_lists_the_verbs_and_their_exit_codes() -> None:
         "run": f"{CapacityError.exit_code}, {MismatchError.exit_code}",
         "verify": f"{MismatchError.exit_code}",
         "map": f"{CapacityError.exit_code}",
+        "ablate": f"{MismatchError.exit_code}",
         "bench": f"{MismatchError.exit_code}",
     }
     assert (QpsnnError.exit_code, CapacityError.exit_code, MismatchError.exit_code) == (1, 2, 3)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from netx_export.errors import QpsnnError
-from qpsnn_lava.cli import bench, chips, data, flow, netx, setup, sweep
+from qpsnn_lava.cli import ablate, bench, chips, compare, data, flow, netx, setup, sweep
 from qpsnn_lava.cli.console import complain
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -21,10 +21,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": netx.inspect,
     "simulate": netx.simulate,
     "verify": netx.verify,
+    "import": netx.import_nir,
     "map": chips.map_network,
     "chips": chips.chips,
     "report": flow.report,
+    "compare": compare.compare,
+    "plot": compare.plot,
     "sweep": sweep.sweep,
+    "ablate": ablate.ablate,
     "doctor": setup.doctor,
 }
 GROUPS = {"bench": bench.app, "data": data.app}

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from netx_export.errors import CapacityError, ConfigError
-from qpsnn_lava.cli.console import JsonFlag, columns, print_json, screen
+from qpsnn_lava.cli.console import JsonFlag, columns, command_line, print_json, screen
 
 
 def map_network(
@@ -33,7 +33,7 @@ def map_network(
     pareto: Annotated[bool, typer.Option("--pareto", help="Also the front of cores, traffic and busiest core.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the placement.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="mapping.json, layers.csv, cores.csv, plots.")
+        Path | None, typer.Option("--out", metavar="DIR", help="mapping.json, report.html, layers.csv, cores.csv, plots.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -76,7 +76,7 @@ def map_network(
     if pareto:
         used["pareto"] = mapping.front_rows(mapping.front(network, placed.chip))
     if out is not None:
-        _write_mapping(out, used, placed, mapping.describe(network, placed))
+        _write_mapping(out, files[0].name, network, used, placed)
     if as_json:
         print_json(used)
     else:
@@ -90,13 +90,14 @@ def _compare(files: list[Path], chip: Any, out: Path | None, as_json: bool) -> N
     import mapping
     from netx_export import hdf5
     from netx_export.atomic import write_text
+    from qpsnn_lava.compare import labels
     from qpsnn_lava.report import compared_markdown
 
-    labels = _labels(files)
-    variants = {label: mapping.plan_layers(hdf5.read(file)) for label, file in zip(labels, files, strict=True)}
-    wide = tuple(mapping.at_bits(layer, 8) for layer in variants[labels[0]])
-    if wide != variants[labels[0]]:
-        variants = {f"{labels[0]}, at 8 bits": wide, **variants}
+    names = labels(files)
+    variants = {name: mapping.plan_layers(hdf5.read(file)) for name, file in zip(names, files, strict=True)}
+    wide = tuple(mapping.at_bits(layer, 8) for layer in variants[names[0]])
+    if wide != variants[names[0]]:
+        variants = {f"{names[0]}, at 8 bits": wide, **variants}
     rows = [asdict(row) for row in mapping.compare(variants, chip)]
     made = {"chip": chip.name, "profile": chip.profile, "networks": rows, "evidence": list(chip.evidence)}
     if out is not None:
@@ -116,16 +117,6 @@ def _compare(files: list[Path], chip: Any, out: Path | None, as_json: bool) -> N
     wrong = [row for row in rows if row["error"]]
     if wrong:
         raise CapacityError(f"{wrong[0]['name']}: {wrong[0]['error']}")
-
-
-def _labels(files: list[Path]) -> list[str]:
-    """The ends of the paths, as many parts as it takes to tell them apart."""
-    if len(set(files)) < len(files):
-        raise ConfigError("a file is named twice; give each once.")
-    parts = 1
-    while len({file.parts[-parts:] for file in files}) < len(files):
-        parts += 1
-    return ["/".join(file.parts[-parts:]) for file in files]
 
 
 def chips(
@@ -205,13 +196,23 @@ def _print_front(plans: list[dict[str, float]]) -> None:
     console.print("[dim]messages: spikes that arrive at cores, a step; busiest core: its synaptic operations, a step[/]")
 
 
-def _write_mapping(folder: Path, used: dict[str, Any], placed: Any, details: dict[str, Any]) -> None:
+def _write_mapping(folder: Path, name: str, network: Any, used: dict[str, Any], placed: Any) -> None:
+    import platform
+
+    import mapping
     from netx_export.atomic import write_text
-    from qpsnn_lava.plots import save_mapping
+    from qpsnn_lava.doctor import installed_version
+    from qpsnn_lava.page import of_mapping, page
+    from qpsnn_lava.plots import save_mapping, weight_rows
     from qpsnn_lava.report import csv_table
 
+    details = mapping.describe(network, placed)
     made = {"utilisation": used, "details": details, "mapping": placed.to_dict()}
     write_text(folder / "mapping.json", json.dumps(made, indent=1) + "\n")
     write_text(folder / "layers.csv", csv_table(used["layers"]))
     write_text(folder / "cores.csv", csv_table(details["core_use"]))
+    versions = {"python": platform.python_version()}
+    versions |= {package: found for package in ("qpsnn-lava", "numpy", "h5py") if (found := installed_version(package))}
+    shown = of_mapping(name, command_line(), used, details, weight_rows(network), versions)
+    write_text(folder / "report.html", page(shown))
     save_mapping({**used, **details}, folder)

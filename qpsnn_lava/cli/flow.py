@@ -58,7 +58,7 @@ def run(
         print_json(made)
     else:
         _print_summary(made)
-        err().print(f"\nReport: {escape(str(folder / 'report.md'))}", highlight=False, soft_wrap=True)
+        err().print(f"\nReport: {escape(str(folder / 'report.html'))}", highlight=False, soft_wrap=True)
     if not made["mapping"]["fits"]:
         raise CapacityError(made["mapping"]["verdict"])
 
@@ -101,8 +101,21 @@ def train(
         err().print(f"Model: {escape(str(files.model))}", highlight=False, soft_wrap=True)
 
 
-def export(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
-    """Freeze a trained run to integers: writes its network.net and unpruned.net."""
+def export(
+    run_folder: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run folder.", show_default=False)] = None,
+    nir: Annotated[Path | None, typer.Option("--nir", metavar="FILE.net", help="Write this netx file as NIR instead.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="X.nir", help="With --nir: where to (default: beside FILE.net).")
+    ] = None,
+    dt: Annotated[float | None, typer.Option(metavar="SECONDS", help="With --nir: the step's length (default: 1e-4).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Freeze a trained run to integers (network.net, unpruned.net), or write a netx file for other frameworks (--nir)."""
+    if nir is not None and run_folder is None:
+        _export_nir(nir, out or nir.with_suffix(".nir"), dt, as_json)
+        return
+    if run_folder is None or nir is not None or out is not None or dt is not None:
+        raise ConfigError("export takes either a RUN, or --nir FILE.net with --out X.nir and --dt SECONDS.")
     from qpsnn_lava import pipeline
 
     files, plan = open_run(run_folder)
@@ -114,8 +127,19 @@ def export(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
         print(files.network)
 
 
+def _export_nir(file: Path, out: Path, dt: float | None, as_json: bool) -> None:
+    from netx_export import hdf5, nir_file
+
+    step = nir_file.DT if dt is None else dt
+    nir_file.write_nir(hdf5.read(file), out, step)
+    if as_json:
+        print_json({"nir": str(out), "dt": step})
+    else:
+        print(out)
+
+
 def report(run_folder: RunArgument, as_json: JsonFlag = False) -> None:
-    """Write a finished run's report.json, report.md and plots again, and show the summary."""
+    """Write a finished run's report.json, report.html, report.md and plots again, and show the summary."""
     from qpsnn_lava import pipeline
 
     files, plan = open_run(run_folder)

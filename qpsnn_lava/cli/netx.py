@@ -1,4 +1,4 @@
-"""``qpsnn inspect``, ``simulate`` and ``verify``: what a netx file holds, what it computes, whether Lava agrees."""
+"""``qpsnn inspect``, ``simulate``, ``verify`` and ``import``: what a netx file holds and computes, and netx files from NIR."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ PIECE = 16 << 20  # bytes of input that are read at a time
 
 def inspect(
     file: NetFile,
-    as_lava: AsLava = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1 << 20, help="Window to bound the states in (default: the file's).")
+    ] = None,
+    as_lava: Annotated[bool, typer.Option("--as-lava", help="Without a word on what --as-lava ignores elsewhere.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what a netx file holds: shapes, integer ranges, stored bits, thresholds."""
-    from netx_export import hdf5
-    from netx_export.inspect import describe
+    """Show what a netx file holds: shapes, integers, stored bits, thresholds, how far states can go, what Lava ignores."""
+    from netx_export.inspect import inspect_file
 
-    found = describe(hdf5.read(file, as_lava=as_lava))
+    found = inspect_file(file, steps=steps)
+    if as_lava:
+        found["warnings"] = [warning for warning in found["warnings"] if warning["read"] != "as_lava"]
     if as_json:
         print_json(found)
         return
@@ -34,7 +38,7 @@ def inspect(
     table = columns(*titles, left=titles[:3])
     for layer in found["layers"]:
         table.add_row(
-            escape(layer["name"]),
+            _name(layer["name"]),
             layer["type"],
             "x".join(map(str, layer["shape"])),
             f"{layer['weights']:,}" if layer["weights"] else "",
@@ -45,10 +49,71 @@ def inspect(
         )
     console = screen()
     console.print(table)
+    _print_reach(found)
+    _print_warnings(found["warnings"])
     graded = f", graded input of {found['input_bits']} bits" if found["input_bits"] else ""
     window = f", window of {found['steps']} steps" if found["steps"] else ""
     readout = f", read-out: {found['readout']}" if found["readout"] else ""
     console.print(f"\n{found['neurons']:,} neurons, {found['synapses']:,} synapses{graded}{window}{readout}")
+
+
+def _print_reach(found: dict[str, Any]) -> None:
+    """Decays, how far u and v can go within the window, and the longest window without an overflow."""
+    from netx_export.bounds import LONGEST
+
+    layers = [layer for layer in found["layers"] if layer["reach"] is not None]
+    if not layers:
+        return
+    window = ("u reaches", "v reaches") if found["steps"] else ()
+    table = columns("layer", "decay u", "decay v", *window, "safe steps", left=["layer"])
+    for layer in layers:
+        far, safe = layer["reach"], layer["reach"]["safe_steps"]
+        table.add_row(
+            _name(layer["name"]),
+            str(layer["current_decay"]),
+            str(layer["voltage_decay"]),
+            *(_share(far[key], far[f"{key}_limit"]) for key in ("current", "voltage") if far[key] is not None),
+            "any" if safe is None else f"{safe:,}" if safe < LONGEST else f"{LONGEST:,} or more",
+        )
+    console = screen()
+    console.print()
+    console.print(table)
+    console.print("[dim]safe steps: the longest window in which no input makes u or v overflow[/]")
+    if found["steps"]:
+        console.print("[dim]reaches: at most, of 2^23, or of a read-out's threshold, whatever the input in the window[/]")
+
+
+def _print_warnings(warnings: list[dict[str, Any]]) -> None:
+    if not warnings:
+        return
+    table = columns("where", "what", left=["where", "what"])
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
+    table.columns[1].no_wrap = False
+    table.columns[0].max_width = 34
+    for warning in warnings:
+        table.add_row(f"{_name(warning['layer'])}, {_name(warning['key'])}", _name(warning["what"], 600))
+    console = screen()
+    console.print(f"\n[bold yellow]What Lava ignores, cuts or computes wrongly without saying so: {len(warnings)}[/]")
+    console.print(table)
+    reads = {warning["read"] for warning in warnings}
+    if "as_lava" in reads:
+        console.print(
+            "\nsimulate and verify take what Lava ignores with --as-lava, and ignore it too; without it they refuse the file."
+        )
+    if "refused" in reads:
+        ways = dict.fromkeys(warning["way"].rstrip(".") for warning in warnings if warning["read"] == "refused")
+        console.print(f"\nNo command runs this file as it is: {escape('; '.join(ways))}.")
+
+
+def _name(text: str, longest: int = 60) -> str:
+    """A text of the file on one line, harmless for a terminal."""
+    from netx_export.text import plain
+
+    return escape(plain(text, longest))
+
+
+def _share(value: int, limit: int) -> str:
+    return f"{100 * value / limit:.1f} %" if value < 100 * limit else "> 10000 %"
 
 
 def simulate(
@@ -176,6 +241,76 @@ def verify(
         screen().print(escape(str(result)))
     if result.mismatches:
         raise MismatchError(result.where)
+
+
+def import_nir(
+    file: Annotated[Path, typer.Argument(metavar="X.nir", help="A NIR file, of any framework.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE.net", help="Where to (default: beside X.nir).")
+    ] = None,
+    dt: Annotated[float | None, typer.Option(metavar="SECONDS", help="The step's length; NIR files do not say it.")] = None,
+    bits: Annotated[list[str] | None, typer.Option(metavar="[LAYER=]B", help="Weights of 2..8 bits (default: 8).")] = None,
+    gamma: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[LAYER=]G", help="ReScaW's scale: max (default), mean_abs, percentile or none."),
+    ] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Quantise also a file that holds our integers.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a NIR file as a netx file: its integers where we wrote it, else quantised, with what was rounded."""
+    from netx_export import hdf5
+    from qpsnn_lava import nir_import
+
+    widths = _by_layer("--bits", bits, nir_import.BITS)
+    scales = _by_layer("--gamma", gamma, nir_import.GAMMA)
+    path = out or file.with_suffix(".net")
+    made = nir_import.import_nir(file, dt=dt, bits=widths, gamma=scales, anew=anew)
+    hdf5.write(made.network, path)
+    if as_json:
+        roundings = [rounding.to_dict() for rounding in made.roundings]
+        print_json({"network": str(path), "exact": made.exact, "dt": made.dt, "roundings": roundings})
+        return
+    if made.exact:
+        print(path)
+        return
+    titles = ("layer", "bits", "gamma", "weights +-", "clipped", "thresh.", "+-", "decay u", "+-", "decay v", "+-", "bias +-")
+    table = columns(*titles, left=["layer", "gamma"])
+    for row in made.roundings:
+        decays = (row.current_decay, row.current_decay_error, row.voltage_decay, row.voltage_decay_error)
+        table.add_row(
+            _name(row.layer, 24),
+            str(row.bits),
+            row.gamma,
+            f"{100 * row.weight_error:.2f} %",
+            f"{100 * row.clipped:.1f} %",
+            str(row.threshold),
+            f"{100 * row.threshold_error:.3f} %",
+            *(str(value) if isinstance(value, int) else f"{value:.2f}" for value in decays),
+            f"{100 * row.bias_error:.3f} %",
+        )
+    console = screen()
+    console.print(table, soft_wrap=True)
+    for row in made.roundings:
+        for note in row.notes:
+            console.print(f"{_name(row.layer)}: {escape(note)}", soft_wrap=True)
+    console.print(f"\nQuantised, dt = {made.dt:g} s: {escape(str(path))}", soft_wrap=True)
+
+
+def _by_layer(option: str, texts: list[str] | None, default: Any) -> Any:
+    """The one value of all layers, or those by layer, of texts such as 4 or conv1=4."""
+    chosen: dict[str, Any] = {}
+    common = default
+    for text in texts or ():
+        name, equals, value = text.rpartition("=")
+        if isinstance(default, int):
+            if not re.fullmatch(r"[0-9]{1,3}", value):
+                raise ConfigError(f"{option} {text!r} is not a number of bits such as 4, or of a layer such as conv1=4.")
+            value = int(value)
+        if equals:
+            chosen[name] = value
+        else:
+            common = value
+    return {"": common, **chosen} if chosen else common
 
 
 def _range(pair: list[int] | tuple[int, int] | None) -> str:

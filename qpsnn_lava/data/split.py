@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -209,6 +209,25 @@ def official(
     validation, rest = cut(Split(*train), count // part, seed, VALIDATION_STREAM)
     tested = Split(*test, count + np.arange(len(test[1])))
     return Dataset(name, rest, validation, tested, 255, classes, licence, source)
+
+
+def with_train_images(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """The data set with ``count`` of its training samples (:meth:`Split.subset`); validation and test stay as they are.
+
+    Args:
+        dataset: split already.
+        count: 1 to as many as the training split has.
+        seed: 0..2**63 - 1.
+
+    Raises:
+        ConfigError: where ``count`` is out of its range.
+    """
+    most = len(dataset.train)
+    if not 1 <= count <= most:
+        raise ConfigError(
+            f"data.train_images is {count}; the training split of {dataset.name} has 1..{most} to give: leave it out to take all."
+        )
+    return replace(dataset, train=dataset.train.subset(count, seed))
 
 
 def stratified_choice(labels: NDArray[np.int64], count: int, seed: int, stream: int = 0) -> NDArray[np.int64]:

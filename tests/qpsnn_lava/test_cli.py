@@ -36,7 +36,7 @@ from qpsnn_lava.report import check as check_report
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("run", "train", "export", "inspect", "simulate", "verify", "map", "report", "doctor")
+VERBS = ("run", "train", "export", "inspect", "simulate", "verify", "map", "report", "compare", "plot", "doctor")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,9 @@ def test_inspect(qpsnn: Callable[..., Result], small: Path) -> None:
 def test_inspect_pilotnet(qpsnn: Callable[..., Result], pilotnet: Path) -> None:
     lines = qpsnn("inspect", pilotnet).out.splitlines()
     assert lines[2].split() == ["conv1", "conv", "24x32x99", "648", "-20..18", "5", "25", "-60..64"]
-    assert len(lines) == 13 and lines[-1].startswith("158,509 neurons, 10,685,862 synapses")
+    assert lines[12].split() == ["layer", "decay", "u", "decay", "v", "safe", "steps"]
+    assert lines[21].split() == ["dense10", "4096", "0", "468"] and {line.split()[-1] for line in lines[13:21]} == {"any"}
+    assert len(lines) == 25 and lines[-1].startswith("158,509 neurons, 10,685,862 synapses")
 
 
 def test_simulate(qpsnn: Callable[..., Result], small: Path, tmp_path: Path) -> None:
@@ -495,6 +497,7 @@ def test_map(qpsnn: Callable[..., Result], pilotnet: Path, tmp_path: Path) -> No
         k: v for k, v in written["utilisation"].items() if k != "seconds"
     }
     assert again["cores"] == sum(row["cores"] for row in again["layers"]) == len(written["mapping"]["cores"])
+    assert "<title>network.net on loihi2</title>" in (tmp_path / "mapped" / "report.html").read_text(encoding="utf-8")
     with (tmp_path / "mapped" / "cores.csv").open() as stream:
         cores = list(csv.DictReader(stream))
     assert len(cores) == again["cores"]
@@ -705,6 +708,7 @@ FILES = (
     "mapping.json",
     "model.safetensors",
     "network.net",
+    "report.html",
     "report.json",
     "report.md",
     "training.json",
@@ -854,7 +858,7 @@ def test_a_second_run_does_nothing_and_prints_the_same(
     monkeypatch.setattr(pipeline, "run_lava", lambda *_, **__: pytest.fail("ran Lava again"))
     result = qpsnn(*_words(made, done))
     assert result.code == 0 and result.out == first.out and "accuracy" in result.out
-    assert f"\nReport: {done / 'report.md'}\n" in result.err and "\x1b" not in result.out + result.err
+    assert f"\nReport: {done / 'report.html'}\n" in result.err and "\x1b" not in result.out + result.err
     assert _contents(done) == before
     as_json = qpsnn(*_words(made, done), "--json")
     assert as_json.code == 0 and not as_json.err and as_json.json == json.loads(before["report.json"])

@@ -50,7 +50,14 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_built_in_experiments() -> None:
-    assert experiment_names() == ("cifar10-dvs-vggsnn", "cifar10-vgg16", "digits", "fashion-mnist", "fashion-mnist-saccade")
+    assert experiment_names() == (
+        "cifar10-dvs-vggsnn",
+        "cifar10-vgg16",
+        "digits",
+        "fashion-mnist",
+        "fashion-mnist-best",
+        "fashion-mnist-saccade",
+    )
     for name in experiment_names():
         experiment = load_experiment(name)
         assert experiment.name == name

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netx_export.bounds import largest_states
 from netx_export.errors import FreezeError, QpsnnError
 from netx_export.integers import STATE_LIMIT
 from netx_export.lava_compat import import_slayer
@@ -17,7 +18,7 @@ from netx_export.network import Conv, Dense, Integrator, Lif, Population, Projec
 from netx_export.simulate import simulate
 from qpsnn_lava import blocks
 from qpsnn_lava.blocks import NeuronOptions
-from qpsnn_lava.freeze import check, freeze, largest_states
+from qpsnn_lava.freeze import check, freeze
 from qpsnn_lava.model import SpikingNetwork, set_quantised
 from qpsnn_lava.quantise import Quantiser, ReScaW
 
