@@ -1,9 +1,9 @@
-# make demo | test | setup | help.  No environment needs to be active; everything lives in .venv.
+# make demo | test | docs | setup | help.  No environment needs to be active; everything lives in .venv.
 # PYTHON=/path/to/python overrides the choice of interpreter (3.10, 3.11 or 3.12).
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test
+.PHONY: help setup demo test docs
 
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 help:
 	@echo 'make demo    set up, run the digits experiment end to end, say where its report is'
 	@echo 'make test    set up, lint, types, import contracts, all tests'
+	@echo 'make docs    set up, build the documentation site (Python 3.11 or later)'
 	@echo 'make setup   make .venv and install (skipped when nothing has changed)'
 	@echo 'PYTHON=...   the interpreter to use: Python 3.10, 3.11 or 3.12'
 
@@ -53,3 +54,9 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2
+
+# The tests build the site too, into a folder of their own.
+docs: setup
+	@$(BIN)/python -c 'import sphinx' 2>/dev/null || { echo 'make docs: needs Python 3.11 or later, as make docs PYTHON=/path/to/python' >&2; exit 1; }
+	$(BIN)/python -m sphinx -W --keep-going -n -q -c docs . docs/_build
+	@echo 'The site: docs/_build/index.html'

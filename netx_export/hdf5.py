@@ -751,7 +751,9 @@ class _Reader:
             texts.append(self.decoded(raw, key, where))
         return np.array(texts, dtype=np.str_).reshape(found.shape)
 
-    def values(self, group: h5py.Group, key: str, where: str, text: bool = False, room: int = MAX_BYTES) -> NDArray[Any] | None:
+    def values(
+        self, group: h5py.Group, key: str, where: str, text: bool = False, room: int = MAX_BYTES
+    ) -> NDArray[Any] | None:
         """The values of one dataset, read only after every check of where they are and how many they are."""
         found = self.checked(group, key, where, text=text, most=1, room=room)
         if found is None:
@@ -799,7 +801,9 @@ class _Reader:
         except Exception as error:
             raise self.damaged(error) from None
         if link is not None and found is None:
-            raise FormatError(f"{self.path}: {plain(f'{parent.name}/{key}', 200)} is a link to elsewhere, which is never followed.")
+            raise FormatError(
+                f"{self.path}: {plain(f'{parent.name}/{key}', 200)} is a link to elsewhere, which is never followed."
+            )
         return found
 
     def damaged(self, error: Exception) -> FormatError:

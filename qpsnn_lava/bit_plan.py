@@ -156,7 +156,7 @@ def sensitivity(
             for low in range(0, len(chosen), batch):
                 part = chosen[low : low + batch]
                 images, indices = dataset.train.images[part], dataset.train.indices[part]
-                x = to_input(images, coding, dataset.max_value, seed, indices).to(device)
+                x = to_input(images, coding, dataset.max_value, seed, indices, device)
                 exact = torch.log_softmax(logits(model(x), model.readout).double(), 1)
                 for name, block in layers.items():
                     block.quantised = True

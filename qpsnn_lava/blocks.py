@@ -38,7 +38,7 @@ from netx_export.integers import STATE_LIMIT
 from netx_export.lava_compat import import_slayer
 from netx_export.network import MAX_THRESHOLD
 from qpsnn_lava import dynamics, events, parallel
-from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, inside, integers, straight_through
+from qpsnn_lava.quantise import WEIGHT_LIMIT, WEIGHT_SCALE, Quantiser, inside, integers, scales_of, straight_through
 
 slayer = import_slayer()
 slayer_cuba = slayer.neuron.cuba
@@ -91,6 +91,7 @@ class Folded:
         threshold: in the folded domain (``n / 64``), or None where nothing spikes.
         unit: folded domain per real unit.
         quantised: whether the numbers are the chip's integers over 64.
+        whole: then, whether the weights are (of a gamma for each channel they are not).
     """
 
     weight: torch.Tensor
@@ -98,6 +99,7 @@ class Folded:
     threshold: float | None
     unit: float
     quantised: bool
+    whole: bool = True
 
 
 class CurrentNorm(torch.nn.Module):
@@ -238,7 +240,7 @@ class Block(torch.nn.Module):
 
     Attributes:
         quantised: compute with the chip's integers, or in float.
-        fused: run on :mod:`qpsnn_lava.dynamics` and 2-D convolutions (needs numba and the CPU), or on SLAYER's own code.
+        fused: run on :mod:`qpsnn_lava.dynamics` and 2-D convolutions (on the CPU that needs numba), or on SLAYER's own code.
     """
 
     synapse: Any
@@ -248,7 +250,7 @@ class Block(torch.nn.Module):
         self.options = options
         self.quantiser = quantiser
         self.quantised = False
-        self.fused = dynamics.AVAILABLE
+        self.fused = dynamics.AVAILABLE or torch.cuda.is_available()
         self.input_max = input_max
         self.neuron.norm = CurrentNorm(channels, norm)
         self.neuron.threshold_eps = 1 / self.neuron.s_scale  # v > threshold, also where 64 * threshold is large
@@ -291,7 +293,8 @@ class Block(torch.nn.Module):
         bias = straight_through(torch.round(WEIGHT_SCALE * unit * offset.detach()) / WEIGHT_SCALE, unit * offset)
         if self.quantiser.masked:
             weight = torch.where(inside(weight, self.quantiser, widen), weight, weight.detach())
-        return Folded(straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight), bias, self._threshold(unit), unit, True)
+        folded = straight_through(q * (2.0**k / WEIGHT_SCALE), unit * weight)
+        return Folded(folded, bias, self._threshold(unit), unit, True, self.quantiser.per != "channel")
 
     def _widened(self, weight: torch.Tensor, offset: torch.Tensor, steps: int) -> tuple[torch.Tensor, float, int, int]:
         """The integers, their step, the largest exponent, and how often gamma was doubled: as seldom as keeps every bound.
@@ -299,8 +302,10 @@ class Block(torch.nn.Module):
         Each doubling makes all that is bounded smaller, or leaves it, so that the search may begin where the first try points to.
         """
 
+        scales = scales_of(weight, self.quantiser)
+
         def tried(widen: int) -> tuple[torch.Tensor, float, int, int]:
-            q, step = integers(weight, self.quantiser, widen)
+            q, step = integers(weight, self.quantiser, widen, scales)
             k = largest_exponent(q, step, offset, self.options, self.input_max, steps, spikes=self._spikes)
             return q, step, k, widen
 
@@ -330,17 +335,26 @@ class Block(torch.nn.Module):
             self.neuron.tau_rho = self.options.surrogate_width / 100 * folded.threshold
         return folded
 
+    def _on_ours(self, x: torch.Tensor) -> bool:
+        return self.fused and dynamics.runs_on(x.device)
+
     def _sums(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The convolution's sums (N, T, C, H, W), by ours or by SLAYER's."""
-        if self.fused:
+        if self._on_ours(x):
             return convolve(x, weight, self.synapse)
         synapse = self.synapse
         return F.conv3d(x, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups).movedim(-1, 1)
 
+    def _inexact(self, sums: torch.Tensor, folded: Folded) -> bool:
+        """Whether a library of the GPU may have left the grid: cuDNN's Winograd convolutions do, TF32 may."""
+        return sums.is_cuda and folded.quantised and folded.whole
+
     def _spike(self, sums: torch.Tensor, folded: Folded) -> torch.Tensor:
         """The neurons' spikes: (N, T, C, ...) sums in, (N, C, ..., T) spikes out."""
         neuron = self.neuron
-        if not self.fused:
+        if self._inexact(sums, folded):
+            sums = whole(sums)
+        if not self._on_ours(sums):
             spikes: torch.Tensor = neuron(sums.movedim(1, -1).contiguous())
             return spikes
         norm: CurrentNorm | None = neuron.norm
@@ -412,7 +426,7 @@ class SumPool(Block, _CubaConv):  # type: ignore[misc]
             self, options.slayer(), channels, channels, kernel, kernel, groups=channels, delay_shift=False
         )
         self.options = options
-        self.fused = dynamics.AVAILABLE
+        self.fused = dynamics.AVAILABLE or torch.cuda.is_available()
         self.quantised = True
         self.synapse.weight.requires_grad_(False).fill_(1.0)
         self.neuron.threshold_eps = 1 / self.neuron.s_scale
@@ -480,7 +494,9 @@ class Integrate(Block, _CubaAffine):  # type: ignore[misc]
         """(N, in, T) spikes in, (N, classes, T) voltages out."""
         folded = self._prepare(x.shape[-1])
         sums = connect(x, folded.weight)
-        if not self.fused:
+        if self._inexact(sums, folded):
+            sums = whole(sums)
+        if not self._on_ours(sums):
             stock: torch.Tensor = self.neuron.dynamics(sums.movedim(1, -1).contiguous())[1]
             return stock
         current = self.norm(dynamics.integrate(sums, self.options.current_decay), axis=2)
@@ -518,7 +534,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
         frames = frames.contiguous().as_strided((n, 1, height, width), (height * width, 1, width, 1))
     kernel = weight[..., 0].contiguous(memory_format=torch.channels_last)  # a quarter faster, forward and backward
     window = events.Window((kernel.shape[2], kernel.shape[3]), synapse.stride[:2], synapse.padding[:2], synapse.dilation[:2])
-    if static or synapse.groups > 1:
+    if static and synapse.groups == 1 and not frames.requires_grad:
+        sums = _by_columns(frames, kernel, window)
+    elif static or synapse.groups > 1:
         sums = F.conv2d(frames, kernel, None, window.stride, window.padding, window.dilation, synapse.groups)
     else:
         sums = events.convolve(frames, kernel, window)
@@ -528,9 +546,25 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
     return split
 
 
+def _by_columns(frames: torch.Tensor, kernel: torch.Tensor, window: events.Window) -> torch.Tensor:
+    """A convolution as one product of matrices: of an image with few channels many times faster than oneDNN's weight gradient."""
+    columns = F.unfold(frames, window.kernel, window.dilation, window.padding, window.stride).transpose(1, 2)
+    sums = F.linear(columns, kernel.flatten(1))
+    return sums.transpose(1, 2).unflatten(2, window.out((frames.shape[2], frames.shape[3])))
+
+
 def connect(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """SLAYER's dense synapse in every time step: (N, in, T) by (out, in, 1, 1, 1) -> (N, T, out), dense."""
     return F.linear(x.movedim(-1, 1), weight.flatten(1))
+
+
+def whole(sums: torch.Tensor) -> torch.Tensor:
+    """Sums of the folded domain put back on its grid, ``round(64 sums) / 64``, with the gradient of ``sums``.
+
+    Of whole inputs the sums are whole 64ths; a convolution that rounds on its way gives them back exactly as long as it errs by
+    less than a 128th.
+    """
+    return straight_through(torch.round(sums.detach() * WEIGHT_SCALE) / WEIGHT_SCALE, sums)
 
 
 def largest_exponent(

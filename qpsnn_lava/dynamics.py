@@ -1,7 +1,8 @@
 """SLAYER's CUBA dynamics in one pass over time: the same spikes and states, bit for bit, and the same gradients.
 
 Stock SLAYER runs a dozen int64 tensor operations in every time step.  Here numba kernels keep each neuron's state in a
-register block and go through time once.  Tensors are laid out with time next to the batch, (N, T, ...), as the convolutions make them.
+register block and go through time once; on CUDA Triton kernels do (:mod:`qpsnn_lava.dynamics_cuda`).  Tensors are laid out with time
+next to the batch, (N, T, ...), as the convolutions make them.
 
 States are whole numbers (SLAYER's values times 4096, below 2**52) held in float64, where ``trunc(x * (4096 - d) / 4096)`` is exact::
 
@@ -23,6 +24,7 @@ Source: lava-dl 0.6 ``slayer/neuron/dynamics/leaky_integrator.py`` and ``slayer/
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +41,7 @@ except ImportError:  # an extra; without it the blocks run on stock SLAYER
 
 AVAILABLE = numba is not None
 STATE_SCALE = 4096.0
-_CHUNK = 2048  # neurons whose states are worked on together: 16 KiB
+_CHUNK = 1024  # neurons whose states are worked on together: 8 KiB each
 
 
 def set_threads(threads: int) -> None:
@@ -51,6 +53,11 @@ def set_threads(threads: int) -> None:
 def threads() -> int:
     """How many threads the kernels use."""
     return int(numba.get_num_threads()) if AVAILABLE else 1
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether there are loops for a device: on the CPU numba's, on CUDA always (without Triton in plain torch)."""
+    return device.type == "cuda" or AVAILABLE
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,41 @@ class Firing:
     scale: float
     current_decay: int = 4096
     late: int = 0
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops over time of one kind of processor.
+
+    Tensors are float32 (N, T, M), each step dense; ``keep`` is 1 - d / 4096 of the voltage, ``keep_u`` that of the current (0: none);
+    values per channel have period C along M; ``threshold`` (times 4096 in ``fire``), ``inverse_tau`` and ``height`` are float32.
+
+    Args:
+        integrate: (x, keep, out): the current, from its input.
+        integrate_backward: (g, keep, out): its gradient; ``out`` may be ``g``.
+        fire: (x, keep_u, keep, threshold, scale, offset, late, spikes, voltage): spikes, and voltages before the reset.
+        fire_backward: (g, voltage, keep_u, keep, threshold, inverse_tau, height, late, out): their gradient.
+        fire_backward_sums: (g, voltage, x, keep, threshold, inverse_tau, height, late, out, channels): the same, and per channel
+            the sums of the gradient and, where x is not None, of its product with the truncated x: float64 (1 or 2, C).
+        moments: (x, channels): the sums of the truncated x and of its square: float64 (2, C).
+        affine: (g, x, a, b, c): g := a g + b x + c.
+    """
+
+    integrate: Callable[[torch.Tensor, float, torch.Tensor], None]
+    integrate_backward: Callable[[torch.Tensor, float, torch.Tensor], None]
+    fire: Callable[..., None]
+    fire_backward: Callable[..., None]
+    fire_backward_sums: Callable[..., torch.Tensor]
+    moments: Callable[[torch.Tensor, int], torch.Tensor]
+    affine: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+def _loops(x: torch.Tensor) -> Loops:
+    if x.is_cuda:
+        from qpsnn_lava import dynamics_cuda  # Triton is heavy
+
+        return dynamics_cuda.LOOPS
+    return COMPILED
 
 
 def integrate(x: torch.Tensor, decay: int) -> torch.Tensor:
@@ -127,14 +169,14 @@ class _Integrate(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, decay: int) -> torch.Tensor:
         ctx.keep = 1.0 - decay / 4096
         y = torch.empty_like(x)
-        _integrate(_flat(x), ctx.keep, _flat(y))
+        _loops(x).integrate(_flat(x), ctx.keep, _flat(y))
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         g = _dense(gradients[0])
         out = torch.empty_like(g)
-        _integrate_backward(_flat(g), np.float32(ctx.keep), _flat(out))
+        _loops(g).integrate_backward(_flat(g), ctx.keep, _flat(out))
         return out, None
 
 
@@ -145,8 +187,9 @@ class _Fire(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, how: Firing) -> torch.Tensor:
         spikes, voltage = torch.empty_like(x), torch.empty_like(x)
         keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
-        one, zero = _tiles(1, torch.ones(1), torch.zeros(1), _flat(x).shape[2])
-        _fire(_flat(x), *keeps, np.float32(how.threshold * STATE_SCALE), one, zero, how.late, _flat(spikes), _flat(voltage))
+        threshold = float(np.float32(how.threshold * STATE_SCALE))
+        one, zero = x.new_ones(1), x.new_zeros(1)
+        _loops(x).fire(_flat(x), *keeps, threshold, one, zero, how.late, _flat(spikes), _flat(voltage))
         ctx.save_for_backward(voltage)
         ctx.how = how
         return spikes
@@ -155,7 +198,9 @@ class _Fire(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (voltage,) = ctx.saved_tensors
         out = torch.empty_like(voltage)
-        _fire_backward(_flat(_like(gradients[0], voltage)), _flat(voltage), *_surrogate(ctx.how), ctx.how.late, _flat(out))
+        g = _flat(_like(gradients[0], voltage))
+        keep_u = 1.0 - ctx.how.current_decay / 4096
+        _loops(g).fire_backward(g, _flat(voltage), keep_u, *_surrogate(ctx.how), ctx.how.late, _flat(out))
         return out, None
 
 
@@ -168,7 +213,7 @@ class _FireAffine(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         mean = var = torch.zeros_like(shift)
         inverse = torch.ones_like(shift)
-        count = torch.ones(())
+        count = shift.new_ones(())
         if eps is not None:
             count, mean64, var64 = _moments(x)
             inverse64 = torch.rsqrt(var64 + eps.double())
@@ -177,8 +222,8 @@ class _FireAffine(torch.autograd.Function):
         offset = shift - mean * scale
         spikes, voltage = torch.empty_like(x), torch.empty_like(x)
         keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
-        tiles = _tiles(len(shift), scale, offset, _flat(x).shape[2])
-        _fire(_flat(x), *keeps, np.float32(how.threshold * STATE_SCALE), *tiles, how.late, _flat(spikes), _flat(voltage))
+        threshold = float(np.float32(how.threshold * STATE_SCALE))
+        _loops(x).fire(_flat(x), *keeps, threshold, scale, offset, how.late, _flat(spikes), _flat(voltage))
         if eps is None:
             ctx.save_for_backward(voltage)
         else:
@@ -191,55 +236,39 @@ class _FireAffine(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
         voltage, *normed = ctx.saved_tensors
         out = torch.empty_like(voltage)
-        g, surrogate, channels = _flat(_like(gradients[0], voltage)), _surrogate(ctx.how), ctx.channels
+        g, loops = _flat(_like(gradients[0], voltage)), _loops(voltage)
+        surrogate = (*_surrogate(ctx.how), ctx.how.late)
         if not normed:
-            sums = np.zeros((len(g), 1, channels))
-            _fire_backward_sums(g, _flat(voltage), _flat(voltage), *surrogate, ctx.how.late, _flat(out), sums)
+            (g_bias,) = loops.fire_backward_sums(g, _flat(voltage), None, *surrogate, _flat(out), ctx.channels)
             if ctx.how.current_decay < 4096:
-                keep = np.float32(1.0 - ctx.how.current_decay / 4096)
-                _integrate_backward(_flat(out), keep, _flat(out))
-            return out, None, torch.from_numpy(sums.sum((0, 1))).float(), None, None
+                loops.integrate_backward(_flat(out), 1.0 - ctx.how.current_decay / 4096, _flat(out))
+            return out, None, g_bias.float(), None, None
         x, gain, mean, inverse, count = normed
-        sums = np.zeros((len(g), 2, channels))
-        _fire_backward_sums(g, _flat(voltage), _flat(x), *surrogate, ctx.how.late, _flat(out), sums)
-        local = torch.from_numpy(sums.sum(0))  # of g, and of g c
+        local = loops.fire_backward_sums(g, _flat(voltage), _flat(x), *surrogate, _flat(out), ctx.channels)
         g_shift = local[0]
         g_gain = (local[1] - mean.double() * local[0]) * inverse
         whole_shift, whole_gain = parallel.total(torch.stack([g_shift, g_gain]))  # of the batch in all processes
         scale = (gain * inverse).double()
         slope = -scale * inverse * whole_gain / count
         offset = -scale * whole_shift / count - slope * mean
-        tiles = _tiles(channels, scale.float(), slope.float(), _flat(out).shape[2])
-        _affine(_flat(out), _flat(x), *tiles, _tiles(channels, offset.float(), offset.float(), _flat(out).shape[2])[0])
+        loops.affine(_flat(out), _flat(x), scale.float(), slope.float(), offset.float())
         return out, g_gain.float(), g_shift.float(), None, None
 
 
 def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """float64 number of values per channel, mean and variance, over all processes; of the truncated current."""
-    flat, channels = _flat(x), x.shape[2]
-    sums = np.zeros((len(flat), 2, channels))
-    _sums(flat, sums)
-    here = torch.tensor(float(flat.size // channels), dtype=torch.float64).expand(1, channels)
-    whole = parallel.total(torch.cat([torch.from_numpy(sums.sum(0)), here]))
+    channels = x.shape[2]
+    sums = _loops(x).moments(_flat(x), channels)
+    here = torch.full((1, channels), float(x.numel() // channels), dtype=torch.float64, device=x.device)
+    whole = parallel.total(torch.cat([sums, here]))
     mean = whole[0] / whole[2]
     return whole[2, 0], mean, (whole[1] / whole[2] - mean**2).clamp_min(0)
 
 
-def _surrogate(how: Firing) -> tuple[np.float32, np.float32, np.float32, np.float32, np.float32]:
-    values = (
-        1.0 - how.current_decay / 4096,
-        1.0 - how.voltage_decay / 4096,
-        how.threshold,
-        1 / how.tau,
-        how.scale / 2 / how.tau,
-    )
-    return tuple(np.float32(v) for v in values)  # type: ignore[return-value]
-
-
-def _tiles(channels: int, a: torch.Tensor, b: torch.Tensor, size: int) -> tuple[Any, Any]:
-    """Per-channel numbers repeated to the length of a chunk (all channels whole), so that kernels need not count channels."""
-    repeats = max(1, min(size, _CHUNK) // channels)
-    return np.tile(a.detach().numpy(), repeats), np.tile(b.detach().numpy(), repeats)
+def _surrogate(how: Firing) -> tuple[float, float, float, float]:
+    """keep, threshold, inverse_tau and height, as float32 holds them."""
+    values = (1.0 - how.voltage_decay / 4096, how.threshold, 1 / how.tau, how.scale / 2 / how.tau)
+    return tuple(float(np.float32(v)) for v in values)  # type: ignore[return-value]
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
@@ -268,11 +297,11 @@ def _like(g: torch.Tensor, voltage: torch.Tensor) -> torch.Tensor:
     return g if g.stride() == voltage.stride() else torch.empty_like(voltage).copy_(g)
 
 
-def _flat(x: torch.Tensor) -> Any:
-    """A numpy view (N, T, M) of a tensor that is dense within each time step, whatever the order of its inner axes."""
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """A view (N, T, M) of a tensor that is dense within each time step, whatever the order of its inner axes."""
     n, t, *shape = x.shape
     inner = math.prod(shape)
-    return torch.as_strided(x, (n, t, inner), (x.stride(0), x.stride(1), 1)).detach().numpy()
+    return torch.as_strided(x, (n, t, inner), (x.stride(0), x.stride(1), 1)).detach()
 
 
 if AVAILABLE:
@@ -342,9 +371,11 @@ if AVAILABLE:
             g[m] = a[m] * g[m] + b[m] * x[m] + c[m]
 
     @_jit
-    def _fold(tile, channels, out):  # type: ignore[no-untyped-def]
-        for m in range(tile.size):
-            out[m % channels] += tile[m]
+    def _fold(tile, out):  # type: ignore[no-untyped-def]
+        """Adds a tile of whole rounds of channels to ``out``."""
+        for low in range(0, tile.size, out.size):
+            for c in range(out.size):
+                out[c] += tile[low + c]
 
     @_parallel
     def _integrate(x, keep, out):  # type: ignore[no-untyped-def]
@@ -395,30 +426,38 @@ if AVAILABLE:
                     _decay_step(out[n, t], keep_u, later_u, out[n, t])
 
     @_parallel
-    def _fire_backward_sums(g, voltage, x, keep_u, keep, threshold, inverse_tau, height, late, out, sums):  # type: ignore[no-untyped-def]
-        steps, channels = g.shape[1], sums.shape[2]
+    def _fire_backward_sums(g, voltage, x, keep, threshold, inverse_tau, height, late, out, tile, sums):  # type: ignore[no-untyped-def]
+        steps = g.shape[1]
         for n in numba.prange(g.shape[0]):
-            later = np.zeros(g.shape[2], np.float32)
-            first, second = np.zeros(g.shape[2], np.float64), np.zeros(g.shape[2], np.float64)
-            for t in range(steps - 1, -1, -1):
-                if t + late < steps:
-                    _surrogate_step(g[n, t + late], voltage[n, t], keep, threshold, inverse_tau, height, later, out[n, t])
-                else:
-                    out[n, t] = 0.0
-                _products_step(out[n, t], x[n, t], first, second)
-            _fold(first, channels, sums[n, 0])
+            first, second = np.zeros(tile, np.float64), np.zeros(tile, np.float64)
+            later = np.empty(tile, np.float32)
+            for low in range(0, g.shape[2], tile):
+                size = min(tile, g.shape[2] - low)
+                part = slice(low, low + size)
+                later[:] = 0.0
+                for t in range(steps - 1, -1, -1):
+                    to = out[n, t, part]
+                    if t + late < steps:
+                        _surrogate_step(
+                            g[n, t + late, part], voltage[n, t, part], keep, threshold, inverse_tau, height, later[:size], to
+                        )
+                    else:
+                        to[:] = 0.0
+                    _products_step(to, x[n, t, part], first[:size], second[:size])
+            _fold(first, sums[n, 0])
             if sums.shape[1] > 1:
-                _fold(second, channels, sums[n, 1])
+                _fold(second, sums[n, 1])
 
     @_parallel
-    def _sums(x, sums):  # type: ignore[no-untyped-def]
-        channels = sums.shape[2]
+    def _sums(x, tile, sums):  # type: ignore[no-untyped-def]
         for n in numba.prange(x.shape[0]):
-            first, second = np.zeros(x.shape[2], np.float64), np.zeros(x.shape[2], np.float64)
+            first, second = np.zeros(tile, np.float64), np.zeros(tile, np.float64)
             for t in range(x.shape[1]):
-                _sums_step(x[n, t], first, second)
-            _fold(first, channels, sums[n, 0])
-            _fold(second, channels, sums[n, 1])
+                for low in range(0, x.shape[2], tile):
+                    size = min(tile, x.shape[2] - low)
+                    _sums_step(x[n, t, low : low + size], first[:size], second[:size])
+            _fold(first, sums[n, 0])
+            _fold(second, sums[n, 1])
 
     @_parallel
     def _affine(g, x, a, b, c):  # type: ignore[no-untyped-def]
@@ -427,3 +466,61 @@ if AVAILABLE:
                 for low in range(0, g.shape[2], a.size):
                     size = min(a.size, g.shape[2] - low)
                     _affine_step(g[n, t, low : low + size], x[n, t, low : low + size], a[:size], b[:size], c[:size])
+
+    def _tile_size(channels: int, size: int) -> int:
+        """The length of a chunk of whole rounds of channels, so that kernels need not count channels."""
+        return channels * max(1, min(size, _CHUNK) // channels)
+
+    def _tile(values: torch.Tensor, size: int) -> Any:
+        """Values per channel, repeated to the length of a chunk."""
+        return np.tile(values.detach().numpy(), _tile_size(len(values), size) // len(values))
+
+    def _run_integrate(x: torch.Tensor, keep: float, out: torch.Tensor) -> None:
+        _integrate(x.numpy(), keep, out.numpy())
+
+    def _run_integrate_backward(g: torch.Tensor, keep: float, out: torch.Tensor) -> None:
+        _integrate_backward(g.numpy(), np.float32(keep), out.numpy())
+
+    def _run_fire(
+        x: torch.Tensor,
+        keep_u: float,
+        keep: float,
+        threshold: float,
+        scale: torch.Tensor,
+        offset: torch.Tensor,
+        late: int,
+        spikes: torch.Tensor,
+        voltage: torch.Tensor,
+    ) -> None:
+        tiles = (_tile(scale, x.shape[2]), _tile(offset, x.shape[2]))
+        _fire(x.numpy(), keep_u, keep, np.float32(threshold), *tiles, late, spikes.numpy(), voltage.numpy())
+
+    def _run_fire_backward(g: torch.Tensor, voltage: torch.Tensor, *numbers: Any) -> None:
+        *floats, late, out = numbers
+        _fire_backward(g.numpy(), voltage.numpy(), *map(np.float32, floats), late, out.numpy())
+
+    def _run_fire_backward_sums(g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, *numbers: Any) -> torch.Tensor:
+        *floats, late, out, channels = numbers
+        sums = np.zeros((len(g), 1 if x is None else 2, channels))
+        factor = (voltage if x is None else x).numpy()
+        tile = _tile_size(channels, g.shape[2])
+        _fire_backward_sums(g.numpy(), voltage.numpy(), factor, *map(np.float32, floats), late, out.numpy(), tile, sums)
+        return torch.from_numpy(sums.sum(0))
+
+    def _run_moments(x: torch.Tensor, channels: int) -> torch.Tensor:
+        sums = np.zeros((len(x), 2, channels))
+        _sums(x.numpy(), _tile_size(channels, x.shape[2]), sums)
+        return torch.from_numpy(sums.sum(0))
+
+    def _run_affine(g: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> None:
+        _affine(g.numpy(), x.numpy(), *(_tile(values, g.shape[2]) for values in (a, b, c)))
+
+    COMPILED = Loops(
+        integrate=_run_integrate,
+        integrate_backward=_run_integrate_backward,
+        fire=_run_fire,
+        fire_backward=_run_fire_backward,
+        fire_backward_sums=_run_fire_backward_sums,
+        moments=_run_moments,
+        affine=_run_affine,
+    )

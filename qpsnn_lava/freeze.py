@@ -29,7 +29,7 @@ from netx_export.network import (
     Readout,
     neuron_of,
 )
-from qpsnn_lava.blocks import Block, blocks_of
+from qpsnn_lava.blocks import Block, blocks_of, slayer
 from qpsnn_lava.model import SpikingNetwork
 from qpsnn_lava.quantise import WEIGHT_SCALE, Quantiser
 
@@ -134,7 +134,7 @@ def _layer(block: Any, name: str, source: Population, steps: int, input_max: int
         kernel = whole[..., 0]
         groups = synapse.groups
         stride, padding, dilation = (tuple(int(n) for n in getattr(synapse, k)[:2]) for k in ("stride", "padding", "dilation"))
-        if type(synapse).__name__ == "Pool":
+        if isinstance(synapse, slayer.synapse.Pool):
             groups = source.shape[0]
             kernel = np.repeat(kernel, groups, axis=0)
             if any(n % k for n, k in zip(source.shape[1:], kernel.shape[2:], strict=True)):
@@ -226,7 +226,7 @@ def _check_epsilon(neuron: Any, name: str, threshold: float | None) -> None:
 
 
 def _is_dense(block: Any) -> bool:
-    return type(block.synapse).__name__ == "Dense"
+    return isinstance(block.synapse, slayer.synapse.Dense)
 
 
 def _whole(name: str, what: str, values: torch.Tensor) -> NDArray[np.int32]:

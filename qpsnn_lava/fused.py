@@ -25,7 +25,7 @@ class FusedNeuron(_Neuron):  # type: ignore[misc]
 
     def forward(self, input: torch.Tensor, late: int = 0) -> torch.Tensor:
         """(N, C, ..., T) sums in, spikes out; ``late`` 1: a time step later, as SLAYER's ``delay_shift`` makes them."""
-        if not can_fuse(self) or input.is_cuda or input.dtype != torch.float32:
+        if not can_fuse(self) or input.dtype != torch.float32:
             stock: torch.Tensor = super().forward(input)
             return slayer.axon.delay(stock, 1) if late else stock
         if getattr(self, "num_neurons", None) is None:  # as SLAYER: the first input sets it
@@ -99,7 +99,7 @@ def can_fuse(neuron: Any) -> bool:
     These run on SLAYER's own code: decays of their own per channel or trained, a state kept between calls, graded spikes.
     """
     return (
-        dynamics.AVAILABLE
+        dynamics.runs_on(neuron.device)
         and bool(neuron.shared_param)
         and not (neuron.requires_grad or neuron.persistent_state or neuron.graded_spike or neuron.debug)
     )

@@ -130,8 +130,8 @@ def score(
                 if not len(part):
                     continue
                 odd = torch.arange(low, low + batch)[mine][: len(part)] % 2 == 1
-                spikes = to_input(dataset.train.images[part], coding, dataset.max_value, seed, dataset.train.indices[part])
-                model(spikes.to(device_of(model)))
+                images, own = dataset.train.images[part], dataset.train.indices[part]
+                model(to_input(images, coding, dataset.max_value, seed, own, device_of(model)))
                 weights.append(len(part))
     finally:
         for handle in handles:

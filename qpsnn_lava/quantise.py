@@ -138,15 +138,30 @@ def rescale(weight: torch.Tensor, gamma: Gamma, percentile: float = 0.99, *, per
     if gamma == "max":
         return (rows.abs().amax(1) if per_channel else rows.abs().max()).double()
     if gamma == "percentile":
-        flat = rows.double() if per_channel else rows.flatten().double()
-        high = Fraction(repr(percentile))
-        ordered = flat.sort(-1).values
-        ends = [ordered[..., max(0, math.ceil(share * flat.shape[-1]) - 1)].abs() for share in (1 - high, high)]
+        flat = rows if per_channel else rows.flatten()
+        high, count = Fraction(repr(percentile)), flat.shape[-1]
+        places = [max(1, math.ceil(share * count)) for share in (1 - high, high)]
+        ends = [flat.kthvalue(place, -1).values.double().abs() for place in places]
         return torch.maximum(*ends)
     return rows.abs().mean(1 if per_channel else None, dtype=torch.float64)
 
 
-def integers(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> tuple[torch.Tensor, float]:
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """What :func:`integers` divides by.
+
+    Args:
+        layer: gamma, 0 for all-zero weights.
+        ratio: what each channel's scale is over it, shaped for the weights; None: all the same.
+    """
+
+    layer: float
+    ratio: torch.Tensor | None
+
+
+def integers(
+    weight: torch.Tensor, quantiser: Quantiser, widen: int = 0, scales: Scales | None = None
+) -> tuple[torch.Tensor, float]:
     """Integers q and step so that ``step * q`` is the quantised weight.
 
     mid_tread: ``q = round(clamp(W / gamma, -1, 1) * top)``;  mid_rise (equations 1-2 of the paper with W / gamma for W):
@@ -161,6 +176,7 @@ def integers(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> tupl
         weight: real weights, (channels, ...).
         quantiser: bits, grid, gamma.
         widen: gamma is multiplied by ``2**widen``: a coarser step, less clipping, smaller integers.
+        scales: of :func:`scales_of`, where they are known.
 
     Returns:
         q as float32 whole numbers of the same shape (no gradient), step > 0 (1.0 for all-zero weights).
@@ -169,7 +185,8 @@ def integers(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> tupl
         ConfigError: where a weight is not a finite number.
     """
     weight = weight.detach()
-    gamma, ratio = _scales(weight, quantiser, widen)
+    scales = scales or scales_of(weight, quantiser)
+    gamma, ratio = scales.layer * 2.0**widen, scales.ratio
     if not gamma > 0.0:
         return torch.zeros_like(weight) if quantiser.grid == "mid_tread" else torch.ones_like(weight), 1.0
     unit = _unit(weight, gamma, ratio)
@@ -188,10 +205,10 @@ def integers(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> tupl
 def inside(weight: torch.Tensor, quantiser: Quantiser, widen: int = 0) -> torch.Tensor:
     """Where the grid reaches: true for the weights that :func:`integers` does not clip."""
     weight = weight.detach()
-    gamma, ratio = _scales(weight, quantiser, widen)
-    if not gamma > 0.0:
+    scales = scales_of(weight, quantiser)
+    if not scales.layer > 0.0:
         return torch.ones_like(weight, dtype=torch.bool)
-    return _unit(weight, gamma, ratio).abs() <= quantiser.top / quantiser.part
+    return _unit(weight, scales.layer * 2.0**widen, scales.ratio).abs() <= quantiser.top / quantiser.part
 
 
 def grid_use(weight: torch.Tensor, quantiser: Quantiser) -> tuple[float, float]:
@@ -207,24 +224,29 @@ def grid_use(weight: torch.Tensor, quantiser: Quantiser) -> tuple[float, float]:
         R without and with gamma, each in 0..1.
     """
     weight = weight.detach()
-    gamma, ratio = _scales(weight, quantiser, 0)
-    scaled = _unit(weight, gamma, ratio) * (quantiser.part / quantiser.top) if gamma > 0.0 else weight
+    scales = scales_of(weight, quantiser)
+    scaled = _unit(weight, scales.layer, scales.ratio) * (quantiser.part / quantiser.top) if scales.layer > 0.0 else weight
     spaces = len(quantiser.levels) - 1
     reach = (min(1.0, float(rescale(values, "percentile"))) for values in (weight, scaled))
     before, after = ((a * spaces + 1) / (spaces + 1) for a in reach)
     return before, after
 
 
-def _scales(weight: torch.Tensor, quantiser: Quantiser, widen: int) -> tuple[float, torch.Tensor | None]:
-    """The layer's scale, and what each channel's is over it, shaped for the weights (None: all the same)."""
+def scales_of(weight: torch.Tensor, quantiser: Quantiser) -> Scales:
+    """The scales of a layer's weights.
+
+    Raises:
+        ConfigError: where a weight is not a finite number.
+    """
+    weight = weight.detach()
     if not bool(torch.isfinite(weight).all()):
         raise ConfigError("weights hold values that are not numbers: the training has diverged; take a smaller learning rate.")
-    factor = 2.0**widen
+    factor = 1.0
     if quantiser.n2uq:
-        factor *= ((1 << quantiser.bits) - 1) / (1 << (quantiser.bits - 1))
+        factor = ((1 << quantiser.bits) - 1) / (1 << (quantiser.bits - 1))
     layer = float(rescale(weight, quantiser.gamma, quantiser.percentile))
     if quantiser.per == "layer" or not layer > 0.0:
-        return layer * factor, None
+        return Scales(layer * factor, None)
     channels = rescale(weight, quantiser.gamma, quantiser.percentile, per_channel=True)
     channels = torch.where(channels > 0, channels, channels[channels > 0].min() if (channels > 0).any() else layer)
     if quantiser.per == "channel":
@@ -236,7 +258,7 @@ def _scales(weight: torch.Tensor, quantiser: Quantiser, widen: int) -> tuple[flo
         low = min(range(-room, 1), key=lambda e: float((exponents - exponents.clamp(e, e + room)).square().sum()))
         layer *= 2.0**low
         ratio = torch.exp2(exponents.clamp(low, low + room) - low)
-    return layer * factor, ratio.float().view(-1, *[1] * (weight.dim() - 1))
+    return Scales(layer * factor, ratio.float().view(-1, *[1] * (weight.dim() - 1)))
 
 
 def _unit(weight: torch.Tensor, gamma: float, ratio: torch.Tensor | None) -> torch.Tensor:

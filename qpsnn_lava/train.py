@@ -109,7 +109,7 @@ def train(
     While any of the last ``frozen_epochs`` runs, only those count (their forward pass is the one that will be frozen).
 
     With ``snapshots`` the state is kept after every epoch, and when SIGINT or SIGTERM asks to stop; the next call with the same
-    arguments goes on from there and ends, on the same machine and number of threads, with the same weights bit for bit.  In
+    arguments goes on from there and ends, on the same machine and number of threads, on a CPU with the same weights bit for bit.  In
     several processes (:mod:`qpsnn_lava.parallel`) each takes its share of every batch.
 
     Args:
@@ -210,7 +210,7 @@ def _step(
     """One step on this process's share of a batch; returns the loss over the whole batch."""
     mine = slice(parallel.rank(), None, parallel.size())
     device = device_of(model)
-    spikes = to_input(images[mine], coding, dataset.max_value, seed, dataset.train.indices[indices[mine]]).to(device)
+    spikes = to_input(images[mine], coding, dataset.max_value, seed, dataset.train.indices[indices[mine]], device)
     labels = torch.from_numpy(dataset.train.labels[indices[mine]]).to(device)
     loss = torch.nn.functional.cross_entropy(logits(model(spikes), how), labels, reduction="sum") / len(indices)
     optimiser.zero_grad(set_to_none=True)
@@ -339,7 +339,7 @@ def evaluate(
     with torch.no_grad():
         for low in range(parallel.rank() * batch, len(samples.labels), parallel.size() * batch):
             part = slice(low, low + batch)
-            spikes = to_input(samples.images[part], coding, dataset.max_value, seed, samples.indices[part]).to(device)
+            spikes = to_input(samples.images[part], coding, dataset.max_value, seed, samples.indices[part], device)
             decided = first_maximum(logits(model(spikes), how)).cpu()
             correct += int((decided.numpy() == samples.labels[part]).sum())
     return Accuracy.of(int(parallel.total(torch.tensor(correct, device=device))), len(samples.labels))
@@ -368,20 +368,25 @@ def calibrate(model: torch.nn.Module, dataset: TrainingData, coding: Coding, *, 
             for norm in norms:
                 norm.momentum = len(indices) / (low + len(indices))
             indices = indices[parallel.rank() :: parallel.size()]
-            spikes = to_input(dataset.train.images[indices], coding, dataset.max_value, seed, dataset.train.indices[indices])
-            model(spikes.to(device_of(model)))
+            images, own = dataset.train.images[indices], dataset.train.indices[indices]
+            model(to_input(images, coding, dataset.max_value, seed, own, device_of(model)))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.eval()
 
 
-def to_input(images: NDArray[np.uint8], coding: Coding, max_value: int, seed: int, indices: NDArray[np.int64]) -> torch.Tensor:
+def to_input(
+    images: NDArray[np.uint8],
+    coding: Coding,
+    max_value: int,
+    seed: int,
+    indices: NDArray[np.int64],
+    device: torch.device | None = None,
+) -> torch.Tensor:
     """float32 (N, C, H, W, T) of whole numbers; direct coding is one step, expanded over time without a copy."""
-    if coding.kind == "direct":
-        once = Coding("direct", 1, coding.input_bits)
-        frame = torch.from_numpy(encode(images, once, max_value=max_value, seed=seed, indices=indices)).float()
-        return frame.expand(*frame.shape[:-1], coding.steps)
-    return torch.from_numpy(encode(images, coding, max_value=max_value, seed=seed, indices=indices)).float()
+    steps = 1 if coding.kind == "direct" else coding.steps
+    frames = encode(images, Coding(coding.kind, steps, coding.input_bits), max_value=max_value, seed=seed, indices=indices)
+    return torch.from_numpy(frames).to(device).float().expand(*frames.shape[:-1], coding.steps)
 
 
 def readout_of(model: torch.nn.Module, classes: int, readout: Readout | None) -> Readout:

@@ -6,7 +6,7 @@ programming along the chain: of all widths that keep the cost within the budget,
     sum over layers of log(share of the layer's score that its kept channels hold),
 
 the product of the shares: halving the score of one layer weighs as much as halving that of another.  For words and cores the widths
-that the chip stores well (:func:`mapping.good_widths`) are among those that are tried; the others are not left out, because a good
+that the chip stores well (:func:`mapping.widths.good_widths`) are among those that are tried; the others are not left out, because a good
 width of one layer can be a dear one for the layer behind it.
 """
 

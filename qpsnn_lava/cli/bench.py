@@ -103,6 +103,7 @@ def train(
     rounds: Annotated[int, typer.Option(min=5, help="Measurements of each, in turn.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and input.")] = 0,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where both train.")] = "cpu",
     as_json: JsonFlag = False,
 ) -> None:
     """Time a training step of stock SLAYER and of the same network with fused dynamics (exit code 3 where spikes differ).
@@ -119,6 +120,7 @@ def train(
         rounds=rounds,
         threads=threads or cores(),
         seed=seed,
+        device=device,
         say=lambda text: None if as_json else console.print(escape(text), highlight=False),
     )
     if as_json:
@@ -134,15 +136,21 @@ def train(
         out = screen()
         out.print(table)
         density = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in found.density.items())
-        share = found.peak_bytes["fused"] / found.peak_bytes["slayer"]
-        out.print(
-            f"\nthe whole step {found.speedup:.2f} times faster, in {share:.2f} of the memory\n"
+        if found.speedup is None:
+            lines = [f"left out: {why}" for why in found.left_out.values()]
+        else:
+            share = found.peak_bytes["fused"] / found.peak_bytes["slayer"]
+            lines = [f"the whole step {found.speedup:.2f} times faster, in {share:.2f} of the memory"]
+        on = "" if found.device == "cpu" else f" on {found.device}"
+        memory = "three steps add to a process of their own" if found.device == "cpu" else "a step allocates on the device"
+        lines += [
             f"spikes {'equal in all layers' if found.spikes_equal else 'NOT EQUAL'}, "
-            f"gradients within {found.max_gradient_error:.1e} of the largest\n"
-            f"spikes per neuron and step: {density}\n"
-            f"how: median of {found.rounds} rounds in turn; batch {batch}, {steps} steps, {found.threads} threads; memory: what\n"
-            "three steps add to a process of their own"
-        )
+            f"gradients within {found.max_gradient_error:.1e} of the largest",
+            f"spikes per neuron and step: {density}",
+            f"how: median of {found.rounds} rounds in turn{on}; batch {found.batch}, {found.steps} steps, {found.threads} threads; "
+            f"memory: what\n{memory}",
+        ]
+        out.print(escape("\n" + "\n".join(lines)))
     if not found.spikes_equal:
         raise MismatchError("stock SLAYER and the fused dynamics do not give the same spikes; please report it.")
 

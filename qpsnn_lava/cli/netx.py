@@ -273,23 +273,18 @@ def import_nir(
     if made.exact:
         print(path)
         return
-    titles = ("layer", "bits", "gamma", "weights +-", "clipped", "thresh.", "+-", "decay u", "+-", "decay v", "+-", "bias +-")
-    table = columns(*titles, left=["layer", "gamma"])
+    weights = columns("layer", "bits", "gamma", "weights off by", "clipped", "threshold", "off by", left=["layer", "gamma"])
+    decays = columns("layer", "decay u", "off by", "decay v", "off by", "bias off by", left=["layer"])
     for row in made.roundings:
-        decays = (row.current_decay, row.current_decay_error, row.voltage_decay, row.voltage_decay_error)
-        table.add_row(
-            _name(row.layer, 24),
-            str(row.bits),
-            row.gamma,
-            f"{100 * row.weight_error:.2f} %",
-            f"{100 * row.clipped:.1f} %",
-            str(row.threshold),
-            f"{100 * row.threshold_error:.3f} %",
-            *(str(value) if isinstance(value, int) else f"{value:.2f}" for value in decays),
-            f"{100 * row.bias_error:.3f} %",
-        )
+        name = _name(row.layer, 20)
+        shares = [f"{100 * share:.2f} %" for share in (row.weight_error, row.clipped, row.threshold_error, row.bias_error)]
+        weights.add_row(name, str(row.bits), row.gamma, *shares[:2], str(row.threshold), shares[2])
+        off = (f"{error:.2f}" for error in (row.current_decay_error, row.voltage_decay_error))
+        decays.add_row(name, str(row.current_decay), next(off), str(row.voltage_decay), next(off), shares[3])
     console = screen()
-    console.print(table, soft_wrap=True)
+    console.print(weights)
+    console.print()
+    console.print(decays)
     for row in made.roundings:
         for note in row.notes:
             console.print(f"{_name(row.layer)}: {escape(note)}", soft_wrap=True)
@@ -301,11 +296,12 @@ def _by_layer(option: str, texts: list[str] | None, default: Any) -> Any:
     chosen: dict[str, Any] = {}
     common = default
     for text in texts or ():
-        name, equals, value = text.rpartition("=")
+        name, equals, last = text.rpartition("=")
+        value: Any = last
         if isinstance(default, int):
-            if not re.fullmatch(r"[0-9]{1,3}", value):
+            if not re.fullmatch(r"[0-9]{1,3}", last):
                 raise ConfigError(f"{option} {text!r} is not a number of bits such as 4, or of a layer such as conv1=4.")
-            value = int(value)
+            value = int(last)
         if equals:
             chosen[name] = value
         else:

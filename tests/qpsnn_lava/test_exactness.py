@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from netx_export.lava_compat import import_slayer
 from netx_export.lava_run import run_lava
 from netx_export.network import Conv, Dense, Integrator, Network, Rate, Readout, Voltage
 from netx_export.simulate import Reset, Run, simulate
-from qpsnn_lava import blocks
+from qpsnn_lava import blocks, dynamics
 from qpsnn_lava.blocks import NeuronOptions
 from qpsnn_lava.freeze import freeze
+from qpsnn_lava.fused import fuse
 from qpsnn_lava.model import SpikingNetwork, own_blocks
 from qpsnn_lava.quantise import Quantiser, ReScaW
 
@@ -366,6 +368,9 @@ def test_a_network_of_stock_blocks_is_exact(tmp_path: Path) -> None:
         model.train()(x)  # the norm takes its mean
         model.eval()
     network = freeze(model, (2, 6, 6), 11)
+    if dynamics.AVAILABLE:
+        fast = copy.deepcopy(model)
+        assert fuse(fast) and freeze(fast, (2, 6, 6), 11) == network
     assert network.populations[1].bias is not None
     run = simulate(network, spikes)
     with torch.no_grad():
