@@ -549,8 +549,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, synapse: Any) -> torch.Tenso
 def _by_columns(frames: torch.Tensor, kernel: torch.Tensor, window: events.Window) -> torch.Tensor:
     """A convolution as one product of matrices: of an image with few channels many times faster than oneDNN's weight gradient."""
     columns = F.unfold(frames, window.kernel, window.dilation, window.padding, window.stride).transpose(1, 2)
-    sums = F.linear(columns, kernel.flatten(1))
-    return sums.transpose(1, 2).unflatten(2, window.out((frames.shape[2], frames.shape[3])))
+    sums = F.linear(columns, kernel.flatten(1)).transpose(1, 2)
+    split: torch.Tensor = sums.unflatten(2, window.out((frames.shape[2], frames.shape[3])))
+    return split
 
 
 def connect(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
