@@ -79,6 +79,19 @@ def of_training(found: dict[str, Any]) -> str:
     return table(["", "forward, ms", "backward, ms", "optimiser, ms", "step, ms", "memory, MB"], rows) + note
 
 
+def of_scores(found: dict[str, Any]) -> str:
+    rows = [
+        [f"one map after another (scaled from {found['loop_samples']} samples)", f"{found['loop_seconds']:.1f}"],
+        ["all at once: ranks", f"{found['batched_seconds']:.2f}"],
+        ["all at once: ranks and nuclear norms (scaled likewise)", f"{found['nuclear_seconds']:.1f}"],
+    ]
+    note = (
+        f"\n{found['speedup']:.0f} times faster, scores {'equal' if found['equal'] else 'NOT EQUAL'}. {found['samples']} samples of "
+        f"{found['channels']} maps of {found['size']}x{found['size']}; median of {found['rounds']} rounds, {found['threads']} threads.\n"
+    )
+    return table(["", "seconds"], rows) + note
+
+
 def of_norms(found: dict[str, Any]) -> str:
     def share(value: dict[str, float]) -> str:
         return f"{100 * value['mean']:.2f} ± {100 * value['deviation']:.2f}"
@@ -103,6 +116,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bench/simulate-pilotnet": of_simulation,
     "bench/map": of_mapping,
     "bench/train": of_training,
+    "bench/score": of_scores,
     "norm": of_norms,
     "fashion-mnist/mapping": of_widths,
 }

@@ -338,7 +338,7 @@ def test_what_lava_ignores_is_ignored_on_request(qpsnn: Callable[..., Result], s
     assert plain["spikes"]["hidden"] > 0
     with h5py.File(small, "a") as file:
         file["layer/1/neuron/refDelay"][...] = 3
-    for command in (words, ("verify", small), ("inspect", small)):
+    for command in (words, ("verify", small)):
         assert "has refDelay 3, which Lava ignores (it runs as 1)" in qpsnn(*command).error
     assert qpsnn(*words, "--as-lava", "--json").json == plain
     spikes = simulate(hdf5.read(small, as_lava=True), np.load(tmp_path / "x.npy")).voltage["output"]
