@@ -78,30 +78,42 @@ class Firing:
     current_decay: int = 4096
     late: int = 0
 
+    @property
+    def keeps(self) -> tuple[float, float]:
+        """1 - d / 4096 of the current (0: it is the input of the step) and of the voltage."""
+        return 1.0 - self.current_decay / 4096, 1.0 - self.voltage_decay / 4096
+
+    @property
+    def surrogate(self) -> tuple[float, float, float]:
+        """Threshold, 1 / tau and the surrogate's height ``scale / (2 tau)``, as float32 holds them."""
+        threshold, inverse_tau, height = (
+            float(np.float32(value)) for value in (self.threshold, 1 / self.tau, self.scale / 2 / self.tau)
+        )
+        return threshold, inverse_tau, height
+
 
 @dataclass(frozen=True)
 class Loops:
     """The loops over time of one kind of processor.
 
-    Tensors are float32 (N, T, M), each step dense; ``keep`` is 1 - d / 4096 of the voltage, ``keep_u`` that of the current (0: none);
-    values per channel have period C along M; ``threshold`` (times 4096 in ``fire``), ``inverse_tau`` and ``height`` are float32.
+    Tensors are float32 (N, T, M), each step dense; ``keep`` is 1 - d / 4096; values per channel have period C along M.
 
     Args:
         integrate: (x, keep, out): the current, from its input.
         integrate_backward: (g, keep, out): its gradient; ``out`` may be ``g``.
-        fire: (x, keep_u, keep, threshold, scale, offset, late, spikes, voltage): spikes, and voltages before the reset.
-        fire_backward: (g, voltage, keep_u, keep, threshold, inverse_tau, height, late, out): their gradient.
-        fire_backward_sums: (g, voltage, x, keep, threshold, inverse_tau, height, late, out, channels): the same, and per channel
-            the sums of the gradient and, where x is not None, of its product with the truncated x: float64 (1 or 2, C).
+        fire: (x, how, scale, offset, spikes, voltage): spikes, and voltages before the reset.
+        fire_backward: (g, voltage, how, out): their gradient.
+        fire_backward_sums: (g, voltage, x, how, out, channels): the gradient where no current is kept (whatever ``how`` says), and
+            per channel its sums and, where x is not None, those of its product with the truncated x: float64 (1 or 2, C).
         moments: (x, channels): the sums of the truncated x and of its square: float64 (2, C).
         affine: (g, x, a, b, c): g := a g + b x + c.
     """
 
     integrate: Callable[[torch.Tensor, float, torch.Tensor], None]
     integrate_backward: Callable[[torch.Tensor, float, torch.Tensor], None]
-    fire: Callable[..., None]
-    fire_backward: Callable[..., None]
-    fire_backward_sums: Callable[..., torch.Tensor]
+    fire: Callable[[torch.Tensor, Firing, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+    fire_backward: Callable[[torch.Tensor, torch.Tensor, Firing, torch.Tensor], None]
+    fire_backward_sums: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None, Firing, torch.Tensor, int], torch.Tensor]
     moments: Callable[[torch.Tensor, int], torch.Tensor]
     affine: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
@@ -186,10 +198,7 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, how: Firing) -> torch.Tensor:
         spikes, voltage = torch.empty_like(x), torch.empty_like(x)
-        keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
-        threshold = float(np.float32(how.threshold * STATE_SCALE))
-        one, zero = x.new_ones(1), x.new_zeros(1)
-        _loops(x).fire(_flat(x), *keeps, threshold, one, zero, how.late, _flat(spikes), _flat(voltage))
+        _loops(x).fire(_flat(x), how, x.new_ones(1), x.new_zeros(1), _flat(spikes), _flat(voltage))
         ctx.save_for_backward(voltage)
         ctx.how = how
         return spikes
@@ -199,8 +208,7 @@ class _Fire(torch.autograd.Function):
         (voltage,) = ctx.saved_tensors
         out = torch.empty_like(voltage)
         g = _flat(_like(gradients[0], voltage))
-        keep_u = 1.0 - ctx.how.current_decay / 4096
-        _loops(g).fire_backward(g, _flat(voltage), keep_u, *_surrogate(ctx.how), ctx.how.late, _flat(out))
+        _loops(g).fire_backward(g, _flat(voltage), ctx.how, _flat(out))
         return out, None
 
 
@@ -221,9 +229,7 @@ class _FireAffine(torch.autograd.Function):
         scale = gain * inverse
         offset = shift - mean * scale
         spikes, voltage = torch.empty_like(x), torch.empty_like(x)
-        keeps = (1.0 - how.current_decay / 4096, 1.0 - how.voltage_decay / 4096)
-        threshold = float(np.float32(how.threshold * STATE_SCALE))
-        _loops(x).fire(_flat(x), *keeps, threshold, scale, offset, how.late, _flat(spikes), _flat(voltage))
+        _loops(x).fire(_flat(x), how, scale, offset, _flat(spikes), _flat(voltage))
         if eps is None:
             ctx.save_for_backward(voltage)
         else:
@@ -237,14 +243,13 @@ class _FireAffine(torch.autograd.Function):
         voltage, *normed = ctx.saved_tensors
         out = torch.empty_like(voltage)
         g, loops = _flat(_like(gradients[0], voltage)), _loops(voltage)
-        surrogate = (*_surrogate(ctx.how), ctx.how.late)
         if not normed:
-            (g_bias,) = loops.fire_backward_sums(g, _flat(voltage), None, *surrogate, _flat(out), ctx.channels)
+            (g_bias,) = loops.fire_backward_sums(g, _flat(voltage), None, ctx.how, _flat(out), ctx.channels)
             if ctx.how.current_decay < 4096:
-                loops.integrate_backward(_flat(out), 1.0 - ctx.how.current_decay / 4096, _flat(out))
+                loops.integrate_backward(_flat(out), ctx.how.keeps[0], _flat(out))
             return out, None, g_bias.float(), None, None
         x, gain, mean, inverse, count = normed
-        local = loops.fire_backward_sums(g, _flat(voltage), _flat(x), *surrogate, _flat(out), ctx.channels)
+        local = loops.fire_backward_sums(g, _flat(voltage), _flat(x), ctx.how, _flat(out), ctx.channels)
         g_shift = local[0]
         g_gain = (local[1] - mean.double() * local[0]) * inverse
         whole_shift, whole_gain = parallel.total(torch.stack([g_shift, g_gain]))  # of the batch in all processes
@@ -263,12 +268,6 @@ def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     whole = parallel.total(torch.cat([sums, here]))
     mean = whole[0] / whole[2]
     return whole[2, 0], mean, (whole[1] / whole[2] - mean**2).clamp_min(0)
-
-
-def _surrogate(how: Firing) -> tuple[float, float, float, float]:
-    """keep, threshold, inverse_tau and height, as float32 holds them."""
-    values = (1.0 - how.voltage_decay / 4096, how.threshold, 1 / how.tau, how.scale / 2 / how.tau)
-    return tuple(float(np.float32(v)) for v in values)  # type: ignore[return-value]
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
@@ -482,29 +481,24 @@ if AVAILABLE:
         _integrate_backward(g.numpy(), np.float32(keep), out.numpy())
 
     def _run_fire(
-        x: torch.Tensor,
-        keep_u: float,
-        keep: float,
-        threshold: float,
-        scale: torch.Tensor,
-        offset: torch.Tensor,
-        late: int,
-        spikes: torch.Tensor,
-        voltage: torch.Tensor,
+        x: torch.Tensor, how: Firing, scale: torch.Tensor, offset: torch.Tensor, spikes: torch.Tensor, voltage: torch.Tensor
     ) -> None:
         tiles = (_tile(scale, x.shape[2]), _tile(offset, x.shape[2]))
-        _fire(x.numpy(), keep_u, keep, np.float32(threshold), *tiles, late, spikes.numpy(), voltage.numpy())
+        threshold = np.float32(how.surrogate[0] * STATE_SCALE)
+        _fire(x.numpy(), *how.keeps, threshold, *tiles, how.late, spikes.numpy(), voltage.numpy())
 
-    def _run_fire_backward(g: torch.Tensor, voltage: torch.Tensor, *numbers: Any) -> None:
-        *floats, late, out = numbers
-        _fire_backward(g.numpy(), voltage.numpy(), *map(np.float32, floats), late, out.numpy())
+    def _run_fire_backward(g: torch.Tensor, voltage: torch.Tensor, how: Firing, out: torch.Tensor) -> None:
+        numbers = map(np.float32, (*how.keeps, *how.surrogate))
+        _fire_backward(g.numpy(), voltage.numpy(), *numbers, how.late, out.numpy())
 
-    def _run_fire_backward_sums(g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, *numbers: Any) -> torch.Tensor:
-        *floats, late, out, channels = numbers
+    def _run_fire_backward_sums(
+        g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, how: Firing, out: torch.Tensor, channels: int
+    ) -> torch.Tensor:
         sums = np.zeros((len(g), 1 if x is None else 2, channels))
         factor = (voltage if x is None else x).numpy()
+        numbers = map(np.float32, (how.keeps[1], *how.surrogate))
         tile = _tile_size(channels, g.shape[2])
-        _fire_backward_sums(g.numpy(), voltage.numpy(), factor, *map(np.float32, floats), late, out.numpy(), tile, sums)
+        _fire_backward_sums(g.numpy(), voltage.numpy(), factor, *numbers, how.late, out.numpy(), tile, sums)
         return torch.from_numpy(sums.sum(0))
 
     def _run_moments(x: torch.Tensor, channels: int) -> torch.Tensor:

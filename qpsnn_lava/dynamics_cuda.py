@@ -21,11 +21,12 @@ Tensors are those of :class:`qpsnn_lava.dynamics.Loops`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from qpsnn_lava.dynamics import Loops
+from qpsnn_lava.dynamics import STATE_SCALE, Firing, Loops
 
 try:
     import triton
@@ -59,16 +60,10 @@ def _plain_integrate_backward(g: torch.Tensor, keep: float, out: torch.Tensor) -
 
 
 def _plain_fire(
-    x: torch.Tensor,
-    keep_u: float,
-    keep: float,
-    threshold: float,
-    scale: torch.Tensor,
-    offset: torch.Tensor,
-    late: int,
-    spikes: torch.Tensor,
-    voltage: torch.Tensor,
+    x: torch.Tensor, how: Firing, scale: torch.Tensor, offset: torch.Tensor, spikes: torch.Tensor, voltage: torch.Tensor
 ) -> None:
+    (keep_u, keep), late = how.keeps, how.late
+    threshold = how.surrogate[0] * STATE_SCALE
     scale, offset = (_repeated(values, x.shape[2]) for values in (scale, offset))
     u = y = x.new_zeros((len(x), x.shape[2]), dtype=torch.float64)
     spikes[:, :late] = 0.0
@@ -86,17 +81,9 @@ def _plain_fire(
         y = torch.where(fired, 0.0, y)
 
 
-def _plain_fire_backward(
-    g: torch.Tensor,
-    voltage: torch.Tensor,
-    keep_u: float,
-    keep: float,
-    threshold: float,
-    inverse_tau: float,
-    height: float,
-    late: int,
-    out: torch.Tensor,
-) -> None:
+def _plain_fire_backward(g: torch.Tensor, voltage: torch.Tensor, how: Firing, out: torch.Tensor) -> None:
+    (keep_u, keep), late = how.keeps, how.late
+    threshold, inverse_tau, height = how.surrogate
     later = later_u = g.new_zeros((len(g), g.shape[2]))
     steps = g.shape[1]
     for t in reversed(range(steps)):
@@ -107,9 +94,10 @@ def _plain_fire_backward(
         out[:, t] = later_u
 
 
-def _plain_fire_backward_sums(g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, *numbers: Any) -> torch.Tensor:
-    keep, threshold, inverse_tau, height, late, out, channels = numbers
-    _plain_fire_backward(g, voltage, 0.0, keep, threshold, inverse_tau, height, late, out)
+def _plain_fire_backward_sums(
+    g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, how: Firing, out: torch.Tensor, channels: int
+) -> torch.Tensor:
+    _plain_fire_backward(g, voltage, replace(how, current_decay=4096), out)
     split = out.unflatten(2, (-1, channels)).double()
     rows = [split] if x is None else [split, split * _truncated(x, channels)]
     return torch.stack([row.sum((0, 1, 2)) for row in rows])
@@ -317,35 +305,17 @@ if triton is not None:
         _launch(_integrate_backward_kernel, g, g[:, -1:], out[:, -1:], *g.shape[1:], *_steps(g, out), float(keep))
 
     def _fire(
-        x: torch.Tensor,
-        keep_u: float,
-        keep: float,
-        threshold: float,
-        scale: torch.Tensor,
-        offset: torch.Tensor,
-        late: int,
-        spikes: torch.Tensor,
-        voltage: torch.Tensor,
+        x: torch.Tensor, how: Firing, scale: torch.Tensor, offset: torch.Tensor, spikes: torch.Tensor, voltage: torch.Tensor
     ) -> None:
-        numbers = (float(keep_u), float(keep), float(threshold))
+        numbers = (*how.keeps, how.surrogate[0] * STATE_SCALE)
         strides = _steps(x, spikes, voltage)
         arguments = (x, scale, offset, spikes, voltage, *x.shape[1:], len(scale), *strides, *numbers)
-        _launch(_fire_kernel, x, *arguments, LEAKY=int(keep_u > 0.0), LATE=late)
+        _launch(_fire_kernel, x, *arguments, LEAKY=int(how.current_decay < 4096), LATE=how.late)
 
-    def _fire_backward(
-        g: torch.Tensor,
-        voltage: torch.Tensor,
-        keep_u: float,
-        keep: float,
-        threshold: float,
-        inverse_tau: float,
-        height: float,
-        late: int,
-        out: torch.Tensor,
-    ) -> None:
-        numbers = (float(keep_u), float(keep), float(threshold), float(inverse_tau), float(height))
+    def _fire_backward(g: torch.Tensor, voltage: torch.Tensor, how: Firing, out: torch.Tensor) -> None:
+        numbers = (*how.keeps, *how.surrogate)
         arguments = (g[:, -1:], voltage[:, -1:], out[:, -1:], *g.shape[1:], *_steps(g, voltage, out), *numbers)
-        _launch(_fire_backward_kernel, g, *arguments, LEAKY=int(keep_u > 0.0), LATE=late)
+        _launch(_fire_backward_kernel, g, *arguments, LEAKY=int(how.current_decay < 4096), LATE=how.late)
 
     def _sums(g: torch.Tensor, x: torch.Tensor, channels: int, products: bool) -> torch.Tensor:
         n, steps, size = x.shape
@@ -362,9 +332,10 @@ if triton is not None:
                 )  # fmt: skip
         return parts.sum(0)
 
-    def _fire_backward_sums(g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, *numbers: Any) -> torch.Tensor:
-        keep, threshold, inverse_tau, height, late, out, channels = numbers
-        _fire_backward(g, voltage, 0.0, keep, threshold, inverse_tau, height, late, out)
+    def _fire_backward_sums(
+        g: torch.Tensor, voltage: torch.Tensor, x: torch.Tensor | None, how: Firing, out: torch.Tensor, channels: int
+    ) -> torch.Tensor:
+        _fire_backward(g, voltage, replace(how, current_decay=4096), out)
         return _sums(out, out if x is None else x, channels, True)[: 1 if x is None else 2]
 
     def _moments(x: torch.Tensor, channels: int) -> torch.Tensor:

@@ -116,7 +116,7 @@ class _Convolve(torch.autograd.Function):
         height, width = window.out((h, w))
         rows = kernel.detach().permute(2, 3, 1, 0).contiguous().numpy()  # (ky, kx, c, out)
         sums = torch.empty((m, height, width, kernel.shape[0]), dtype=torch.float32)
-        numbers = np.array([h, w, c, height, width, *window.kernel, *window.stride, *window.padding, *window.dilation])
+        numbers = (h, w, c, height, width, *window.kernel, *window.stride, *window.padding, *window.dilation)
         _forward(events.ends, events.places, rows.reshape(-1), kernel.shape[0], numbers, sums.numpy().reshape(m, -1))
         ctx.events, ctx.window, ctx.shape, ctx.numbers = events, window, tuple(frames.shape), numbers
         ctx.save_for_backward(kernel)
@@ -207,9 +207,7 @@ if dynamics.AVAILABLE:
 
     @_parallel
     def _forward(ends, places, weights, out, numbers, sums):  # type: ignore[no-untyped-def]
-        h, w, c, height, width = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-        kernel_y, kernel_x, step_y, step_x = numbers[5], numbers[6], numbers[7], numbers[8]
-        pad_y, pad_x, spread_y, spread_x = numbers[9], numbers[10], numbers[11], numbers[12]
+        h, w, c, height, width, kernel_y, kernel_x, step_y, step_x, pad_y, pad_x, spread_y, spread_x = numbers
         run = kernel_x if spread_x == 1 else 1  # pixels of a line that are neighbours in its list
         for m in numba.prange(sums.shape[0]):
             frame = sums[m]
@@ -231,9 +229,7 @@ if dynamics.AVAILABLE:
 
     @_parallel
     def _weights(ends, places, g, out, numbers, made):  # type: ignore[no-untyped-def]
-        h, w, c, height, width = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
-        kernel_y, kernel_x, step_y, step_x = numbers[5], numbers[6], numbers[7], numbers[8]
-        pad_y, pad_x, spread_y, spread_x = numbers[9], numbers[10], numbers[11], numbers[12]
+        h, w, c, height, width, kernel_y, kernel_x, step_y, step_x, pad_y, pad_x, spread_y, spread_x = numbers
         run = kernel_x if spread_x == 1 else 1
         parts, frames = made.shape[0], g.shape[0]
         for part in numba.prange(parts):

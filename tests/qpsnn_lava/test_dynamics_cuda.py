@@ -128,17 +128,15 @@ def test_fire(
     if affine:
         scale, offset = (torch.from_numpy(rng.normal(at, 0.2, channels).astype(np.float32)) for at in (1.0, 0.0))
     how = dynamics.Firing(voltage_decay, threshold + 1 / 4096, 0.3 * threshold, 2.0, current_decay, late)
-    keeps = (1 - current_decay / 4096, 1 - voltage_decay / 4096)
-    single = float(np.float32(how.threshold * 4096))
-    numbers, g = (*dynamics._surrogate(how), late), torch.from_numpy(rng.normal(0, 1, x.shape).astype(np.float32))
+    g = torch.from_numpy(rng.normal(0, 1, x.shape).astype(np.float32))
     found = []
     for run, laid, place in ((dynamics.COMPILED, "plain", "cpu"), (loops, layout, device)):
         mine, weights = _laid(x, laid, place), _laid(g, laid, place)
         spikes, voltage, out, again = (torch.full_like(mine, torch.nan) for _ in range(4))
-        run.fire(mine, *keeps, single, scale.to(place), offset.to(place), late, spikes, voltage)
-        run.fire_backward(weights, voltage, keeps[0], *numbers, out)
-        of_current = run.fire_backward_sums(weights, voltage, mine, *numbers, again, channels)
-        (of_bias,) = run.fire_backward_sums(weights, voltage, None, *numbers, again, channels)
+        run.fire(mine, how, scale.to(place), offset.to(place), spikes, voltage)
+        run.fire_backward(weights, voltage, how, out)
+        of_current = run.fire_backward_sums(weights, voltage, mine, how, again, channels)
+        (of_bias,) = run.fire_backward_sums(weights, voltage, None, how, again, channels)
         found.append([y.cpu() for y in (spikes, voltage, out, again, of_current, of_bias)])
     (spikes, voltage, *gradients), (spikes_, voltage_, *gradients_) = found
     assert torch.equal(spikes, spikes_) and torch.equal(voltage, voltage_)
@@ -146,7 +144,7 @@ def test_fire(
         assert all(torch.equal(a, b) for a, b in zip(gradients[:2], gradients_[:2], strict=True))
     for a, b in zip(gradients, gradients_, strict=True):
         assert a.shape == b.shape
-        assert float((a - b).abs().max()) <= 2e-6 * max(float(a.abs().max()), 1e-30 if exact else 1e-6 * numbers[3])
+        assert float((a - b).abs().max()) <= 2e-6 * max(float(a.abs().max()), 1e-30 if exact else 1e-6 * how.surrogate[2])
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
