@@ -20,7 +20,7 @@ from netx_export.integers import stored_bits
 from netx_export.network import Network
 from qpsnn_lava.coding import Coding
 from qpsnn_lava.data import TrainingData, stratified_choice
-from qpsnn_lava.model import SpikingNetwork, logits, set_quantised
+from qpsnn_lava.model import SpikingNetwork, logits, named_blocks, set_quantised
 from qpsnn_lava.quantise import Quantiser
 from qpsnn_lava.train import to_input
 
@@ -262,7 +262,7 @@ def _own(model: SpikingNetwork) -> list[Any]:
 
 
 def _blocks(model: SpikingNetwork, names: Iterable[str]) -> dict[str, Any]:
-    listed = dict(zip(model.names, [b for b in model.blocks if hasattr(b, "synapse")], strict=True))
+    listed = named_blocks(model)
     return {name: listed[name] for name in names}
 
 

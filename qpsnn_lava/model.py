@@ -14,7 +14,7 @@ from netx_export.network import Rate, Readout, Voltage
 from qpsnn_lava import blocks
 from qpsnn_lava.blocks import NeuronOptions
 from qpsnn_lava.config import ConvLayer, Experiment, PoolLayer, weight_bits
-from qpsnn_lava.quantise import Quantiser
+from qpsnn_lava.quantise import Quantiser, grid_use
 
 
 class SpikingNetwork(torch.nn.Module):
@@ -148,9 +148,37 @@ def logits(output: torch.Tensor, readout: Readout) -> torch.Tensor:
     return RATE_GAIN * output.mean(-1).reshape(output.shape[0], readout.classes, -1).mean(-1)
 
 
+_OWN = (blocks.Conv, blocks.Dense, blocks.Integrate)
+
+
 def own_blocks(model: torch.nn.Module) -> Iterator[Any]:
     """The blocks of ours that a model holds (those with a quantiser), in order."""
-    return (m for m in model.modules() if isinstance(m, blocks.Conv | blocks.Dense | blocks.Integrate))
+    return (m for m in model.modules() if isinstance(m, _OWN))
+
+
+def block_names(model: SpikingNetwork) -> dict[int, str]:
+    """The population of each block that has neurons, by the block's index, in order."""
+    weighted = [i for i, block in enumerate(model.blocks) if hasattr(block, "synapse")]
+    return dict(zip(weighted, model.names, strict=True))
+
+
+def named_blocks(model: SpikingNetwork) -> dict[str, Any]:
+    """The blocks that have neurons, by their population's name, in order."""
+    return {name: model.blocks[i] for i, name in block_names(model).items()}
+
+
+def _own_by_name(model: SpikingNetwork) -> dict[str, Any]:
+    return {name: block for name, block in named_blocks(model).items() if isinstance(block, _OWN)}
+
+
+def asked_bits(model: SpikingNetwork) -> dict[str, int]:
+    """Weight bits that the experiment asks for, by population, of the layers with trained weights."""
+    return {name: block.quantiser.bits for name, block in _own_by_name(model).items()}
+
+
+def grid_uses(model: SpikingNetwork) -> dict[str, tuple[float, float]]:
+    """How much of the grid the weights use, without and with gamma, by population (:func:`qpsnn_lava.quantise.grid_use`)."""
+    return {name: grid_use(block.scaled_weight(), block.quantiser) for name, block in _own_by_name(model).items()}
 
 
 def set_quantised(model: torch.nn.Module, quantised: bool) -> None:
@@ -161,8 +189,7 @@ def set_quantised(model: torch.nn.Module, quantised: bool) -> None:
 
 def set_bits(model: SpikingNetwork, bits: Mapping[str, int]) -> None:
     """Gives the named layers so many weight bits (2..8); the others keep theirs."""
-    listed: list[Any] = [block for block in model.blocks if hasattr(block, "synapse")]
-    for name, block in zip(model.names, listed, strict=True):
+    for name, block in named_blocks(model).items():
         if name in bits:
             block.quantiser = replace(block.quantiser, bits=bits[name])
 

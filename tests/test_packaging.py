@@ -106,7 +106,7 @@ def test_metadata_names_packages_entry_point_and_licence(project: dict[str, Any]
     assert table["name"] == "qpsnn-lava" and table["license"] == "BSD-3-Clause"
     assert SpecifierSet(table["requires-python"]) == SpecifierSet(">=3.10,<3.13")
     assert table["scripts"] == {"qpsnn": "qpsnn_lava.cli:main"}
-    packages = ["qpsnn_lava", "qpsnn_lava.cli", "qpsnn_lava.data", "mapping", "netx_export"]
+    packages = ["qpsnn_lava", "qpsnn_lava.cli", "qpsnn_lava.data", "qpsnn_lava.pipeline", "mapping", "netx_export"]
     assert project["tool"]["setuptools"]["packages"] == packages
     assert "Copyright (c) 2026 the qpsnn-lava developers" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     base = {r.name for r in requirements(project, "3.11")}

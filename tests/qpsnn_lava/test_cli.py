@@ -25,12 +25,14 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+import mapping
 from netx_export import hdf5
 from netx_export.errors import MissingError
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Voltage
 from netx_export.simulate import simulate
-from qpsnn_lava import checkpoint, cli, data, pipeline
+from qpsnn_lava import checkpoint, cli, data, pipeline, plots, prune
 from qpsnn_lava.cli import console as streams
+from qpsnn_lava.pipeline import checking, reporting, training
 from qpsnn_lava.report import check as check_report
 
 torch.set_num_threads(1)
@@ -809,11 +811,15 @@ def test_the_report_has_all_of_the_mapping(done: Path) -> None:
     assert all(f"(<{name}.png>)" in text and (done / f"{name}.png").exists() for name in ("mesh", "use", "traffic", "pareto"))
 
 
+def _no_lava(*_: Any, **__: Any) -> Any:
+    raise MissingError("lava-nc is not installed; get it with: pip")
+
+
 def test_pruning_to_the_good_widths_of_a_chip(
     qpsnn: Callable[..., Result], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """conv1: 14 of 20 channels at 8 bits are 8 + 4 + 2; 16 are fewer words.  dense3: 28 of 40 units at 4 bits; 27 are fewer."""
-    monkeypatch.setattr(pipeline, "_on_lava", lambda *_, **__: {})
+    monkeypatch.setattr(checking, "run_lava", _no_lava)
     sets = ("prune.widths=chip", "prune.keep=0.7", "network.0.channels=20", "network.2.units=40")
     result = qpsnn(*_words(made, tmp_path / "run"), *(word for one in sets for word in ("--set", one)))
     assert result.code == 0 and "channels kept: 16 of 20, 27 of 40 (good widths; asked: 14, 28)" in result.err
@@ -853,9 +859,9 @@ def test_a_second_run_does_nothing_and_prints_the_same(
 ) -> None:
     before = _contents(done)
     first = qpsnn("report", done)
-    monkeypatch.setattr(pipeline.plots, "save_all", _drawn_before)
-    monkeypatch.setattr(pipeline, "train", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(pipeline, "run_lava", lambda *_, **__: pytest.fail("ran Lava again"))
+    monkeypatch.setattr(plots, "save_all", _drawn_before)
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(checking, "run_lava", lambda *_, **__: pytest.fail("ran Lava again"))
     result = qpsnn(*_words(made, done))
     assert result.code == 0 and result.out == first.out and "accuracy" in result.out
     assert f"\nReport: {done / 'report.html'}\n" in result.err and "\x1b" not in result.out + result.err
@@ -882,7 +888,7 @@ def test_an_interrupted_run_goes_on(
     """Ctrl-C at awkward places; what comes out in the end is what an undisturbed run gives, bit for bit."""
     out = made / "interrupted"
     trained: list[int] = []
-    train, save_model = pipeline.train, checkpoint.save_model
+    train, save_model = training.train, checkpoint.save_model
 
     def count(model: torch.nn.Module, *args: Any, **options: Any) -> Any:
         trained.append(1)
@@ -899,24 +905,21 @@ def test_an_interrupted_run_goes_on(
 
         return save
 
-    def no_lava(*_: Any, **__: Any) -> Any:
-        raise MissingError("lava-nc is not installed; get it with: pip")
-
-    monkeypatch.setattr(pipeline, "train", count)
-    monkeypatch.setattr(pipeline.plots, "save_all", _drawn_before)
+    monkeypatch.setattr(training, "train", count)
+    monkeypatch.setattr(plots, "save_all", _drawn_before)
     disturbances: list[tuple[Any, str, Any]] = [
         (checkpoint, "save_model", interrupt_at("quantised.safetensors")),
-        (pipeline.prune, "cut", interrupt),
+        (prune, "cut", interrupt),
         (checkpoint, "save_model", interrupt_at("model.safetensors")),  # fine-tuned, but not yet where export looks
         (pipeline, "export", interrupt),
-        (pipeline, "compare_slayer", interrupt),
-        (pipeline.mapping, "map_network", interrupt),
-        (pipeline.report, "markdown", interrupt),
+        (checking, "compare_slayer", interrupt),
+        (mapping, "map_network", interrupt),
+        (reporting.report, "markdown", interrupt),
     ]
     for module, name, stand_in in disturbances:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, stand_in)
-            patch.setattr(pipeline, "run_lava", no_lava)
+            patch.setattr(checking, "run_lava", _no_lava)
             result = qpsnn(*_words(made, out))
         assert result.code == 130, (name, result.err)
         assert result.err.endswith("error: interrupted; the same command goes on from what was finished.\n")
@@ -936,7 +939,7 @@ def test_an_interrupted_run_goes_on(
 def test_a_mismatch_is_told_with_the_report(
     qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.plots, "save_all", _drawn_before)
+    monkeypatch.setattr(plots, "save_all", _drawn_before)
     out = tmp_path / "run"
     shutil.copytree(done, out)
     checks = json.loads((out / "checks.json").read_text())

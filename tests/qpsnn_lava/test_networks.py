@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mapping
+from netx_export import engine
 from netx_export.errors import ConfigError, MissingError
 from netx_export.network import Conv, Network
-from qpsnn_lava import pipeline, prune
+from qpsnn_lava import pipeline, plots, prune
 from qpsnn_lava.config import ConvLayer, DenseLayer, Experiment, PoolLayer, load_experiment, weighted_layers
 from qpsnn_lava.data import Dataset, Split
 from qpsnn_lava.data.catalogue import known
-from qpsnn_lava.model import SpikingNetwork, build, parameters_of, set_quantised
+from qpsnn_lava.freeze import freeze
+from qpsnn_lava.model import SpikingNetwork, asked_bits, build, parameters_of, set_quantised
 from qpsnn_lava.networks import PLANS, STAGES, ConvName, PlanName, conv_layers, mlp_layers, plan_shares
+from qpsnn_lava.pipeline import checking, pruning
 from qpsnn_lava.prune import Scores, keep_counts
 from qpsnn_lava.sizes import deployed_mb, paper_mb
 from qpsnn_lava.train import Schedule, calibrate, train
@@ -153,7 +156,7 @@ def pruned(name: str, plan: str, shape: tuple[int, int, int], classes: int) -> t
     coding = pipeline.coding_of(experiment)
     model = build(experiment, shape, classes, coding.input_max)
     set_quantised(model, True)
-    return model, pipeline.freeze(model, shape, coding.steps, input_bits=coding.graded_bits)
+    return model, freeze(model, shape, coding.steps, input_bits=coding.graded_bits)
 
 
 @pytest.mark.parametrize("case", PAPER)
@@ -163,7 +166,7 @@ def test_the_papers_parameters_and_sizes(case: str) -> None:
     if millions is not None:
         assert parameters_of(model) / 1e6 == pytest.approx(millions, abs=0.0055)
     for bits, printed in zip((8, 4, 2), megabytes, strict=False):
-        ours = paper_mb(network, dict.fromkeys(pipeline.asked_bits(model), bits))
+        ours = paper_mb(network, dict.fromkeys(asked_bits(model), bits))
         assert ours == pytest.approx(printed, abs=0.0055), bits
 
 
@@ -177,7 +180,7 @@ def test_the_papers_unpruned_vgg16() -> None:
     )
     assert 4 * whole / 1e6 == pytest.approx(58.88, abs=0.005)
     assert 100 * left / whole == pytest.approx(9.61, abs=0.005)
-    with_classifier = paper_mb(network, dict.fromkeys(pipeline.asked_bits(model), 32))
+    with_classifier = paper_mb(network, dict.fromkeys(asked_bits(model), 32))
     assert with_classifier == parameters_of(model) * 4 / 1e6 == 58.896168
 
 
@@ -210,7 +213,8 @@ def one_step_cut_and_frozen(name: str) -> tuple[Experiment, Dataset, SpikingNetw
     still = [key for key, value in before.items() if key.endswith("synapse.weight") and torch.equal(value, after[key])]
     assert not still
     scores = prune.score(model, data, coding, samples=4, eps=experiment.prune.eps, seed=experiment.seed)
-    counts, _ = pipeline.channels_to_keep(experiment, model, data, scores)
+    whole = {i: len(s.value) for i, s in scores.items()}
+    counts, _, _ = pruning.channels_to_keep(experiment, model, data, scores, whole, number=1)
     small = prune.cut(model, prune.choose(scores, counts), pipeline.input_shape(coding, data))
     assert isinstance(small, SpikingNetwork)
     calibrate(small, data, coding, samples=4, batch=4, seed=experiment.seed)
@@ -224,7 +228,7 @@ def test_the_papers_network_from_a_training_step_to_the_chip(name: str, paramete
     experiment, data, model, network = one_step_cut_and_frozen(name)
     coding = pipeline.coding_of(experiment)
     assert parameters_of(model) == pytest.approx(parameters, rel=0.01)
-    paper, deployed = paper_mb(network, pipeline.asked_bits(model)), deployed_mb(network)
+    paper, deployed = paper_mb(network, asked_bits(model)), deployed_mb(network)
     if megabytes is not None:
         assert paper == pytest.approx(megabytes, rel=0.02)
     assert 0.5 * paper < deployed < paper  # 8 bits in the outer layers, 13 for a bias, where the paper has 32
@@ -233,7 +237,7 @@ def test_the_papers_network_from_a_training_step_to_the_chip(name: str, paramete
     assert found["samples"] == 2 and found["voltages_compared"] == 2 * 10 * coding.steps
     assert found["spikes_compared"] == 2 * coding.steps * sum(p.size for p in network.populations[1:])
     assert found["spike_mismatches"] == found["voltage_mismatches"] == 0
-    run = pipeline.engine.simulate_fast(
+    run = engine.simulate_fast(
         network,
         np.concatenate(list(pipeline.encoded(data.test, data, coding, 0))),
         record=[p.name for p in network.populations],
@@ -264,8 +268,8 @@ def test_a_run_by_name_reports_the_papers_size(tmp_path: Path, monkeypatch: pyte
     def no_lava(*_: Any, **__: Any) -> Any:
         raise MissingError("not here")
 
-    monkeypatch.setattr(pipeline, "run_lava", no_lava)
-    monkeypatch.setattr(pipeline.plots, "save_all", lambda *_: [])
+    monkeypatch.setattr(checking, "run_lava", no_lava)
+    monkeypatch.setattr(plots, "save_all", lambda *_: [])
     experiment = load_experiment(
         "digits",
         ['network={name="conv28-small", width=0.25, pool="sum"}', "prune.samples=8"]

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 import mapping
+from netx_export import hdf5
 from netx_export.errors import ConfigError
 from qpsnn_lava import checkpoint, pipeline
 from qpsnn_lava.config import Experiment, load_experiment
 from qpsnn_lava.data import Dataset, load
 from qpsnn_lava.model import own_blocks
+from qpsnn_lava.pipeline import inputs, training
 
 torch.set_num_threads(1)
 TINY = [
@@ -44,7 +46,7 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> Dataset:
         return replace(part, images=part.images[:n], labels=part.labels[:n], indices=part.indices[:n])
 
     few = replace(whole, train=some(whole.train, 96), validation=some(whole.validation, 30), test=some(whole.test, 30))
-    monkeypatch.setattr(pipeline, "data_of", lambda experiment: few)
+    monkeypatch.setattr(inputs, "load", lambda *_, **__: few)
     return few
 
 
@@ -64,7 +66,7 @@ class KilledError(Exception):
 
 def _killed_in(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first training of that name dies when its first epoch is over, and has left a snapshot."""
-    train: Callable[..., Any] = pipeline.train
+    train: Callable[..., Any] = training.train
 
     def dying(*args: Any, **options: Any) -> Any:
         if options["snapshots"].name.startswith(f"{phase}."):
@@ -78,7 +80,7 @@ def _killed_in(phase: str, monkeypatch: pytest.MonkeyPatch) -> None:
             options["progress"] = progress
         return train(*args, **options)
 
-    monkeypatch.setattr(pipeline, "train", dying)
+    monkeypatch.setattr(training, "train", dying)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_budgets(overrides: list[str], unit: str, tmp_path: Path) -> None:
     assert plan["unit"] == unit and plan["cost"] <= plan["budget"] < plan["before"]
     files = pipeline.RunFolder(tmp_path / "run")
     pipeline.export(experiment, files, lambda event: None)
-    network = pipeline.hdf5.read(files.network)
+    network = hdf5.read(files.network)
     assert {p.name: p.shape[0] for p in network.populations[1:-1]} == plan["widths"]
     if unit == "words":
         row = mapping.compare({"": mapping.plan_layers(network)}, mapping.load_chip("loihi2"))[0]

@@ -27,7 +27,7 @@ from qpsnn_lava import checkpoint, cli, pipeline, plots, sweep
 from qpsnn_lava.coding import encode
 from qpsnn_lava.config import Experiment, load_experiment
 from qpsnn_lava.data import Dataset, Split, load
-from qpsnn_lava.pipeline import Event, RunFolder, Say
+from qpsnn_lava.pipeline import Event, RunFolder, Say, inputs
 from qpsnn_lava.space import Range, Space, grid_points, grid_size, load_space
 from qpsnn_lava.statistics import Accuracy
 from qpsnn_lava.sweep import Outcome, Sweep, Trial
@@ -551,7 +551,7 @@ def without_test_set(monkeypatch: pytest.MonkeyPatch) -> Dataset:
 
     few = replace(whole, train=some(whole.train, 256), validation=some(whole.validation, 60))
     object.__setattr__(few, "test", _Untouched())
-    monkeypatch.setattr(pipeline, "data_of", lambda experiment: few)
+    monkeypatch.setattr(inputs, "load", lambda *_, **__: few)
     return few
 
 
