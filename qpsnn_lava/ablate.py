@@ -27,8 +27,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import mapping
-from netx_export import engine, hdf5
+from netx_export import hdf5
 from netx_export.atomic import write_text
 from netx_export.errors import (
     CapacityError,
@@ -42,7 +41,6 @@ from netx_export.errors import (
 )
 from netx_export.integers import stored_bits
 from netx_export.network import Network
-from netx_export.simulate import decide_scores
 from qpsnn_lava import ablation_plots, ablation_report, checkpoint, pipeline
 from qpsnn_lava.ablation import Job, Plan, Run, Stage, jobs_of, runs_of
 from qpsnn_lava.config import Experiment
@@ -50,7 +48,6 @@ from qpsnn_lava.data import Dataset
 from qpsnn_lava.metrics import metrics
 from qpsnn_lava.pipeline import Event, RunFolder, Say
 from qpsnn_lava.sizes import deployed_mb
-from qpsnn_lava.statistics import Accuracy
 from qpsnn_lava.train import StoppedError, evaluate
 
 COMPARED = 32  # test samples on which SLAYER and the simulation are held equal in every run
@@ -200,19 +197,15 @@ def measure(experiment: Experiment, network: Network, dataset: Dataset) -> Recor
     Raises:
         CapacityError: it has no place on the chip.
     """
-    coding, test = pipeline.coding_of(experiment), dataset.test
-    summary = engine.summarise(network, pipeline.encoded(test, dataset, coding, experiment.seed))
-    classes, _ = decide_scores(engine.scores(network, summary))
-    placed = mapping.map_network(network, mapping.load_chip(experiment.map.chip))
-    mapping.require(network, placed)
-    used, numbers = mapping.utilisation(network, placed), metrics(network, summary)
+    seen, used = pipeline.simulated(experiment, network, dataset, dataset.test), pipeline.utilisation(experiment, network)
+    numbers = metrics(network, seen.summary)
     biases = sum(population.bias.size for population in network.populations if population.bias is not None)
     return {
-        "accuracy": Accuracy.of(int((classes == test.labels).sum()), len(test.labels)).to_dict(),
+        "accuracy": seen.accuracy.to_dict(),
         "size_mb": deployed_mb(network),
         "parameters": sum(p.synapse.weight.size for p in network.projections) + biases,
         "stored_bits": {p.target: stored_bits(p.synapse.weight) for p in network.projections},
-        "synaptic_ops": sum(summary.operations.values()) / summary.samples,
+        "synaptic_ops": seen.synaptic_ops,
         "synapse_words": used.synapse_words,
         "cores": used.cores,
         "activation_sparsity": numbers.activation_sparsity,

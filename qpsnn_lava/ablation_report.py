@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qpsnn_lava.ablation import Plan, Study
-from qpsnn_lava.pipeline import versions
-from qpsnn_lava.report import escape
+from qpsnn_lava.pipeline.machine import versions
+from qpsnn_lava.report import escape, markdown_table
 from qpsnn_lava.statistics import Difference, paired_difference
 
 SCHEMA = 1
@@ -152,9 +152,11 @@ def _study_lines(study: Mapping[str, Any], plots: Sequence[str]) -> list[str]:
         "",
         f"{escape(study['question'])} Compared with: {escape(base)}. Seeds: {seeds}.",
         "",
-        *_difference_table(study),
+        _difference_table(study),
+        "",
         *(f"![{name.split('-', 1)[0]}]({name})\n" for name in plots),
-        *_cell_table(study),
+        _cell_table(study),
+        "",
     ]
     for failure in study["failures"]:
         where = ", ".join(failure["settings"].values())
@@ -162,7 +164,7 @@ def _study_lines(study: Mapping[str, Any], plots: Sequence[str]) -> list[str]:
     return [*lines, ""] if study["failures"] else lines
 
 
-def _difference_table(study: Mapping[str, Any]) -> list[str]:
+def _difference_table(study: Mapping[str, Any]) -> str:
     several = len(study["axes"]) > 1
     rows = []
     for row in study["differences"]:
@@ -171,7 +173,7 @@ def _difference_table(study: Mapping[str, Any]) -> list[str]:
         verdict = WORDS[row["verdict"]] if row["interval"] else NONE
         rows.append([*cells, f"{bold}{difference_text(row)}{bold}", str(row["n"]), verdict])
     head = ["accuracy of", *(["at"] if several else []), "difference, 95 % interval", "n", "is"]
-    return _table(head, rows, 2 if several else 1)
+    return markdown_table(head, rows, "llrrr" if several else "lrrr")
 
 
 def place_text(row: Mapping[str, Any]) -> str:
@@ -189,7 +191,7 @@ def difference_text(row: Mapping[str, Any]) -> str:
     return f"{row['value']:+.2f} [{row['interval'][0]:+.2f}, {row['interval'][1]:+.2f}]"
 
 
-def _cell_table(study: Mapping[str, Any]) -> list[str]:
+def _cell_table(study: Mapping[str, Any]) -> str:
     axes = list(study["axes"])
     head = [
         *map(escape, axes),
@@ -214,14 +216,9 @@ def _cell_table(study: Mapping[str, Any]) -> list[str]:
         else:
             row += [NONE] * 3 + ["0"] + [NONE] * 5
         rows.append(row)
-    return _table(head, rows, len(axes))
+    return markdown_table(head, rows, "l" * len(axes) + "r" * (len(head) - len(axes)))
 
 
 def _accuracy(found: Mapping[str, Any]) -> str:
     deviation = "" if found["deviation"] is None else f" ± {found['deviation']:.2f}"
     return f"{found['mean']:.2f}{deviation}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    rule = ["---" if i < left else "---:" for i in range(len(head))]
-    return [*(f"| {' | '.join(row)} |" for row in (head, rule, *rows)), ""]

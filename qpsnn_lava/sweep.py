@@ -31,8 +31,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-import mapping
-from netx_export import engine, hdf5
+from netx_export import hdf5
 from netx_export.atomic import write_text
 from netx_export.errors import (
     CapacityError,
@@ -44,7 +43,6 @@ from netx_export.errors import (
     QpsnnError,
     RunError,
 )
-from netx_export.simulate import decide_scores
 from qpsnn_lava import checkpoint, pipeline, plots, report
 from qpsnn_lava.config import Experiment, toml_value
 from qpsnn_lava.pipeline import Event, RunFolder, Say
@@ -197,22 +195,19 @@ def run_trial(experiment: Experiment, files: RunFolder, say: Say) -> Outcome:
     pipeline.export(experiment, files, say)
     start = time.perf_counter()
     pipeline.set_threads(experiment)
-    dataset, coding = pipeline.data_of(experiment), pipeline.coding_of(experiment)
-    network, part = hdf5.read(files.network), dataset.validation
-    summary = engine.summarise(
-        network,
-        pipeline.encoded(part, dataset, coding, experiment.seed),
-        progress=lambda done: say(Event("simulate", "validation set, exact simulation", done, len(part.labels))),
-    )
-    classes, _ = decide_scores(engine.scores(network, summary))
-    placed = mapping.map_network(network, mapping.load_chip(experiment.map.chip))
-    mapping.require(network, placed)
-    used = mapping.utilisation(network, placed)
+    dataset, network = pipeline.data_of(experiment), hdf5.read(files.network)
+    part = dataset.validation
+
+    def progress(done: int) -> None:
+        say(Event("simulate", "validation set, exact simulation", done, len(part)))
+
+    seen = pipeline.simulated(experiment, network, dataset, part, progress)
+    used = pipeline.utilisation(experiment, network)
     outcome = Outcome(
-        accuracy=Accuracy.of(int((classes == part.labels).sum()), len(part.labels)),
+        accuracy=seen.accuracy,
         size_mb=deployed_mb(network),
         cores=used.cores,
-        synaptic_ops=sum(summary.operations.values()) / summary.samples,
+        synaptic_ops=seen.synaptic_ops,
         fits=used.fits,
         seconds=sum(training[name]["seconds"] for name in ("float", "quantised", "prune", "fine-tune"))
         + time.perf_counter()
