@@ -231,10 +231,12 @@ class _Search:
         self.stuck = 0
 
     def impossible(self) -> CapacityError:
-        name = self.layers[self.stuck].name
+        name, slots = self.layers[self.stuck].name, self.chip.core_limits.get("axon_out", 0)
         return CapacityError(
             f"{name}: its out-axons need more cores each time its targets are spread over more; {self.chip.name} has "
-            f"{self.chip.core_limits.get('axon_out')} out-axon slots a core. Way out: {WAYS_OUT['axon_out']}."
+            f"{slots} out-axon slots a core. Way out: {WAYS_OUT['axon_out']}.",
+            layer=name,
+            excess=[("axon_out", None, slots)],
         )
 
     def best(self, goal: str, load: float) -> Plan | None:
@@ -278,7 +280,7 @@ class _Search:
                 chosen = dict(zip(frontier, state.key, strict=True))
                 mask = allowed.copy()
                 for s in ready:
-                    mask &= slots * self._axon_out(s, i, chosen) <= self.chip.core_limits["axon_out"]
+                    mask &= slots * self._axon_out(s, i, chosen) <= self.chip.core_limits.get("axon_out", 0)
                 key = tuple(chosen[layer] for layer in kept)
                 if key not in groups:
                     size = len(self.candidates[i])

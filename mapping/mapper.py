@@ -49,7 +49,7 @@ def map_network(
     try:
         return map_layers(plan_layers(network), chip, rate, objective)
     except CapacityError as error:
-        error.partial = partial_utilisation(network, chip, str(error))
+        error.partial = partial_utilisation(network, chip, error)
         raise
 
 

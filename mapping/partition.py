@@ -133,7 +133,9 @@ def require_neuron(layer: Layer, chip: Chip, fans: Sequence[FanOut] = (), chips:
         resource, need, limit = over[0]
         raise CapacityError(
             f"{layer.name}: one neuron needs {need} {resource}, a core of {chip.name} has {limit}. "
-            f"Way out: {WAYS_OUT[resource]}, or choose a chip or limit with more {resource}."
+            f"Way out: {WAYS_OUT[resource]}, or choose a chip or limit with more {resource}.",
+            layer=layer.name,
+            excess=over,
         )
 
 

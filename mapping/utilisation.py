@@ -175,22 +175,24 @@ def utilisation(network: Network, mapping: Mapping, chips: int = 1) -> Utilisati
     )
 
 
-def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str, Any]:
+def partial_utilisation(network: Network, chip: Chip, reason: CapacityError) -> dict[str, Any]:
     """What can be said of a network that does not fit: the tables of :meth:`Utilisation.to_dict`, None for what is unknown.
 
-    Layers that fit by themselves have their rows without what depends on others; the rest have a sentence in ``error``.
+    Layers that fit by themselves have their rows without what depends on others.  Each row has two keys more: ``error``, a
+    sentence where the layer has no place, else None; ``excess``, a table (``resource``, ``need``, ``limit``) for each resource of which one
+    of its neurons needs more than a core has (``need`` is None where it is not one number).
 
     Args:
         network: that was to be mapped.
         chip: with the rules that were asked for.
-        message: why it does not fit; it becomes the verdict.
+        reason: why it does not fit; its sentence becomes the verdict.
     """
     rows: list[dict[str, Any]] = []
     layers = {layer.name: layer for layer in plan_layers(network)}
     for population in network.populations:
         layer = layers.get(population.name)
         if layer is None:
-            rows.append({**_plain(asdict(_host_row(population.name, population.shape, population.size))), "error": None})
+            rows.append(_with_fault(_host_row(population.name, population.shape, population.size), None))
             continue
         try:
             slices = [[ranges] for ranges in cut_layer(layer, chip).slices()]
@@ -198,14 +200,28 @@ def partial_utilisation(network: Network, chip: Chip, message: str) -> dict[str,
             unknown = {f.name: None for f in fields(LayerUse)}
             shape, least = list(population.shape), lower_bound(layer, chip)
             known = {"name": layer.name, "type": layer.kind, "shape": shape, "neurons": population.size, "lower_bound": least}
-            rows.append({**unknown, **known, "percent": {}, "error": str(error)})
+            rows.append({**unknown, **known, "percent": {}, **_fault(error)})
             continue
         usages = [slice_usage(layer, boxes[0], chip) for boxes in slices]
-        rows.append({**_plain(asdict(_row(layer, slices, usages, population.shape, chip))), "error": None})
+        fault = reason if reason.layer == layer.name else None  # by itself it fits, together with the others it does not
+        rows.append(_with_fault(_row(layer, slices, usages, population.shape, chip), fault))
     unknown = {f.name: None for f in fields(Utilisation)}
     bound = network_lower_bound(list(layers.values()), chip)
-    known = {"chip": chip.name, "profile": chip.profile, "fits": False, "verdict": message, "lower_bound": bound}
+    known = {"chip": chip.name, "profile": chip.profile, "fits": False, "verdict": str(reason), "lower_bound": bound}
     return {**unknown, **known, "layers": rows, "warnings": list(_warnings(network, chip)), "evidence": list(chip.evidence)}
+
+
+def _with_fault(row: LayerUse, error: CapacityError | None) -> dict[str, Any]:
+    return {**_plain(asdict(row)), **_fault(error)}
+
+
+def _fault(error: CapacityError | None) -> dict[str, Any]:
+    """Why a layer has no place, as a sentence and as numbers."""
+    excess = error.excess if error else ()
+    return {
+        "error": str(error) if error else None,
+        "excess": [{"resource": resource, "need": need, "limit": limit} for resource, need, limit in excess],
+    }
 
 
 def _warnings(network: Network, chip: Chip) -> tuple[str, ...]:

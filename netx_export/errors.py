@@ -6,7 +6,7 @@ line returns for it (design: 1 usage or internal, 2 does not fit the chip, 3 a v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -46,13 +46,25 @@ class CapacityError(QpsnnError):
     Args:
         message: one sentence: what, need, limit, way out.
         partial: what is known all the same, as plain data for JSON (the keys of :class:`mapping.utilisation.Utilisation`).
+        layer: that has no place on any core, where it is one.
+        excess: (resource, need, limit) of each resource of which one neuron of that layer needs more than a core has; the need is
+            None where it is not one number.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, partial: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        partial: Mapping[str, Any] | None = None,
+        *,
+        layer: str | None = None,
+        excess: Sequence[tuple[str, int | None, int]] = (),
+    ) -> None:
         super().__init__(message)
         self.partial = partial
+        self.layer = layer
+        self.excess = tuple(excess)
 
 
 class MismatchError(QpsnnError):

@@ -17,7 +17,7 @@ from netx_export.errors import ConfigError
 from netx_export.integers import stored_bits
 from netx_export.network import Network
 from qpsnn_lava.config import Experiment, experiment_of, load_experiment
-from qpsnn_lava.report import NONE, STAGES, escape, markdown_table, read_report, seconds_text, three_digits
+from qpsnn_lava.report import NONE, STAGES, escape, markdown_table, read_report, seconds_text, three_digits, value_text
 from qpsnn_lava.sizes import deployed_mb
 
 SCHEMA = 1
@@ -321,11 +321,6 @@ def number_text(key: str, value: float | None, change: float | None) -> str:
     if not change:
         return text
     return f"{text} ({100 * change:+,.{0 if abs(change) >= 0.1 else 1}f} %)"
-
-
-def value_text(value: Any) -> str:
-    """A setting's value."""
-    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def markdown(made: Mapping[str, Any]) -> str:

@@ -1,52 +1,28 @@
 """``report.html``: a report as one file that asks for nothing, drawn from plain data (:func:`page`).
 
-Every number stands beside where it comes from: ``data-at`` is its place in the report (a JSON pointer, or a sum, ratio or
-difference of some) and ``data-value`` its exact value, as JSON; the text between is what :func:`text_of` makes of it, and nothing
-else on the page formats numbers.  The whole page is drawn here and in ``templates/``; its script only sorts, colours and shows.
-Names come from files that others wrote: jinja2 escapes them, and the page's own policy lets no script run but the one it brings.
+What it has in common with the other pages, and how its numbers say where they come from: :mod:`qpsnn_lava.shell`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mapping.chip import STATEMENT
 from netx_export.network import MAX_THRESHOLD
-from qpsnn_lava.report import (
-    ALIVE,
-    NONE,
-    STAGES,
-    TIMES,
-    Report,
-    count_compared,
-    csv_table,
-    evidence_row,
-    is_alive,
-    plain,
-    seconds_text,
-    size_text,
-    spikes,
-    three_digits,
-)
+from qpsnn_lava.report import ALIVE, STAGES, Report, count_compared, csv_table, evidence_row, is_alive, plain, spikes
+from qpsnn_lava.shell import MAX_LAYERS, MAX_PANELS, axis, bar_height, drawn, histogram, json_text, name_text
 
 MAX_CORES = 2048  # on the page; the rest is in cores.csv
-MAX_LAYERS = 500  # in a table
-MAX_PANELS = 60  # small pictures of a kind
 MAX_SIDE = 40  # populations of a traffic matrix
 MAX_MESH = 1024  # cores of a chip that is drawn
-MAX_EMBEDDED = 3 << 19  # bytes of report.json inside the page
 STEPS = (0, 5, 10, 25, 50, 75, 90)  # %: where the shades of a share begin
 RESOURCES = {"axon_in": "axons in", "axon_out": "axons out", "axon_map": "axon map", "pool": "shared pool"}
 LOADS = {"operations": "synaptic operations a step", "spikes_in": "spikes in a step", "spikes_out": "spikes out a step"}
@@ -54,7 +30,6 @@ _AXES = {1: ("neurons",), 3: ("channels", "rows", "columns")}
 
 _RUN = ("accuracy", "ties", "agreement", "metrics", "layers", "unpruned", "seconds", "config", "weights", "scores", "raster")
 _DETAILS = ("layers", "core_use", "mesh", "synapses", "traffic", "energy", "what_if", "pareto", "compared", "widths")
-_Path: TypeAlias = Sequence[str | int]
 
 
 def page(report: Report) -> str:
@@ -64,36 +39,22 @@ def page(report: Report) -> str:
         report: as :func:`qpsnn_lava.report.check` accepts it, or of a mapping alone (:func:`of_mapping`).  Sections without data
             are left out; of more than 2048 cores or 500 layers the first are shown, and the page says so.
     """
-    environment = _environment()
-    style, script = (environment.get_template(f"report.{kind}").render().strip() for kind in ("css", "js"))
-    numbers = _Numbers(report)
     details = dict.fromkeys((*_DETAILS, "profile", "neurons", "assumed_rate"))
     shown = {**dict.fromkeys(_RUN), **report, "mapping": {**details, **report["mapping"]}}
     view = _view(report)
-    embedded = _json(report)
-    whole = len(embedded) <= MAX_EMBEDDED
-    files = {f"{name}.csv": csv_table(rows) for name, rows in _tables(report).items() if rows} if whole else {}
-    return environment.get_template("report.html.j2").render(
+    return drawn(
+        "report.html.j2",
+        report,
+        titles=(report["name"], f" on {name_text(report['mapping']['chip'])}"),
+        foot=STATEMENT,
+        file="report.json",
+        tables={f"{name}.csv": csv_table(rows) for name, rows in _tables(report).items() if rows},
+        own=("report.css", "report.js"),
         report=shown,
         view=view,
-        n=numbers.span,
-        td=numbers.cell,
-        total=numbers.total,
-        ratio=numbers.ratio,
-        difference=numbers.difference,
-        name=_name,
-        NONE=NONE,
-        TIMES=TIMES,
+        shades=Markup(json_text(view["shades"])),
         STATEMENT=STATEMENT,
         STEPS=STEPS,
-        newline=Markup("\n"),
-        style=Markup(style),
-        script=Markup(script),
-        hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        embedded=Markup(embedded if whole else "null"),
-        shades=Markup(_json(view["shades"])),
-        files=Markup(_json(files)),
-        downloads=[*files, *(["report.json"] if whole else [])],
     )
 
 
@@ -110,8 +71,9 @@ def of_mapping(
     Args:
         name: of the file that was mapped.
         command: the command line.
-        used: of :meth:`mapping.utilisation.Utilisation.to_dict`, and what stands beside it.
-        details: of :func:`mapping.details.describe`.
+        used: of :meth:`mapping.utilisation.Utilisation.to_dict`, and what stands beside it; or of
+            :func:`mapping.utilisation.partial_utilisation`.
+        details: of :func:`mapping.details.describe`; empty where a layer fits no core.
         weights: of :func:`qpsnn_lava.plots.weight_rows`.
         versions: of the packages that the figures depend on.
     """
@@ -119,156 +81,9 @@ def of_mapping(
     return json.loads(json.dumps(made))  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("qpsnn_lava"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: _harmless(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _json(value: object) -> str:
-    """JSON that can stand in a script element: no letter of it begins a tag or a comment."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
 def _tables(report: Report) -> dict[str, Sequence[Mapping[str, Any]]]:
     mapping = report["mapping"]
     return {"layers": mapping.get("layers") or report.get("layers") or [], "cores": mapping.get("core_use") or []}
-
-
-@lru_cache(maxsize=1 << 12)
-def _harmless(text: str) -> str:
-    """Any text on the page: without control and direction characters; jinja2 escapes it."""
-    return plain(text, 2000)
-
-
-@lru_cache(maxsize=1 << 12)
-def _name(text: str) -> str:
-    return plain(text, 60)
-
-
-# --- numbers -------------------------------------------------------------------------------------------------------------
-
-
-def text_of(kind: str, value: Any) -> str:
-    """A number of the report as people read it.
-
-    Args:
-        kind: count (1,234), plain (1234), percent (of a value in %), share (of a value in 0..1), rate (likewise, one digit),
-            three (significant digits), size (of megabytes), seconds, times (a ratio), change (a ratio as + or - %), points (a
-            difference of shares), shape ([C, H, W]), tile ([W, H, C]).
-        value: the number, or None.
-    """
-    if value is None:
-        return NONE
-    match kind:
-        case "count":
-            return f"{value:,.0f}"
-        case "percent":
-            return f"{_percent(float(value))} %"
-        case "share":
-            return f"{100 * value:.2f} %"
-        case "rate":
-            return f"{100 * value:.1f} %" if value >= 0.01 or not value else f"{100 * value:.2g} %"
-        case "three":
-            return three_digits(value)
-        case "size":
-            return size_text(value)
-        case "seconds":
-            return f"{seconds_text(value)} s"
-        case "times":
-            return f"{value:.3g}{TIMES}"
-        case "change":
-            return f"{100 * (value - 1):+.0f} %" if round(100 * (value - 1)) else "0 %"
-        case "points":
-            return f"{100 * value:+.2f} points"
-        case "shape":
-            return TIMES.join(map(str, value))
-        case "tile":
-            return TIMES.join(map(str, reversed(value)))
-    return str(value)
-
-
-def _percent(value: float) -> str:
-    if value >= 99.95 or not value:
-        return f"{value:,.0f}"
-    return f"{value:.1f}".removesuffix(".0") if value >= 0.95 else f"{value:.2g}"
-
-
-def _short(value: float) -> str:
-    """At most four letters, for a cell of the mesh."""
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:.{int(value < 9.95 * factor)}f}{letter}"
-    return "<1" if 0 < value < 0.5 else f"{value:.0f}"
-
-
-class _Numbers:
-    """The report's numbers as HTML, each with its place and its exact value."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def _find(self, path: _Path) -> Any:
-        value: Any = self._report
-        for key in path:
-            if isinstance(key, int):
-                value = value[key]
-            else:
-                value = value.get(key) if value is not None else None
-        return value
-
-    def span(self, kind: str, *parts: str | int | _Path) -> Markup:
-        """The number at a place of the report: keys, indices, and paths of them."""
-        path = _joined(parts)
-        return _marked("span", kind, _pointer(path), self._find(path))
-
-    def cell(self, kind: str, *parts: str | int | _Path, bar: bool = False) -> Markup:
-        """The same as a cell of a table; ``bar`` draws a value in % below it."""
-        path = _joined(parts)
-        return _marked("td", kind, _pointer(path), self._find(path), bar)
-
-    def total(self, kind: str, *path: str | int) -> Markup:
-        """The sum over a list (where the path has "*") of what stands in its entries."""
-        star = path.index("*")
-        values = [self._find((*path[:star], i, *path[star + 1 :])) for i in range(len(self._find(path[:star])))]
-        return _marked("span", kind, f"sum {_pointer(path)}", sum(values))
-
-    def ratio(self, kind: str, first: _Path, second: _Path) -> Markup:
-        """One number over another; none where the other is 0 or one of them is not there."""
-        one, two = self._find(first), self._find(second)
-        value = None if one is None or not two else one / two
-        return _marked("span", kind, f"ratio {_pointer(first)} {_pointer(second)}", value)
-
-    def difference(self, kind: str, first: _Path, second: _Path) -> Markup:
-        """One number less another."""
-        value = self._find(first) - self._find(second)
-        return _marked("span", kind, f"difference {_pointer(first)} {_pointer(second)}", value)
-
-
-def _joined(parts: Sequence[str | int | _Path]) -> _Path:
-    return [key for part in parts for key in ((part,) if isinstance(part, str | int) else part)]
-
-
-def _marked(tag: str, kind: str, at: str, value: Any, bar: bool = False) -> Markup:
-    if value is None:
-        return Markup(f"<{tag}>{NONE}</{tag}>")
-    drawn = f' class="bar" style="--p:{min(float(value), 100):.1f}"' if bar else ""
-    exact, text = escape(json.dumps(value)), escape(text_of(kind, value))
-    return Markup(f'<{tag}{drawn} data-at="{escape(at)}" data-value="{exact}">{text}</{tag}>')
-
-
-def _pointer(path: _Path) -> str:
-    """A JSON pointer (RFC 6901); blanks are written as %20, so that several can stand in a line."""
-    return "".join(
-        "/" + str(key).replace("~", "~0").replace("/", "~1").replace("%", "%25").replace(" ", "%20") for key in path
-    )
 
 
 # --- what is drawn -------------------------------------------------------------------------------------------------------
@@ -296,22 +111,24 @@ def _view(report: Report) -> dict[str, Any]:
         "layers": layers,
         "layers_in_all": len(_tables(report)["layers"]),
         "index": index,
-        "sentence": plain(re.sub(r"\A(fits|does not fit): ", "", mapping["verdict"]), 600),
+        "sentence": plain(re.sub(r"\A(fits|does not fit): ", "", mapping["verdict"]), 600).rstrip("."),
+        "misfits": [(i, row) for i, row in enumerate(mapping.get("layers") or []) if row.get("error")],
         "binding": _binding(report),
         "stages": [(stage, label) for stage, label in STAGES.items() if stage in accuracy],
         "missing": [label for stage, label in STAGES.items() if stage not in accuracy],
         "final": next((s for s in ("integer", "lava", "pruned", "quantised", "float") if s in accuracy), None),
-        "axis": _axis(accuracy),
+        "axis": axis([entry["interval"] for entry in accuracy.values()]),
         "exact": _exact(report),
         "weak": [row["name"] for row in (report.get("layers") or []) if not is_alive(row)],
         "cores": cores,
         "cores_in_all": len(mapping.get("core_use") or []),
         "resources": {name: _resource(name) for name in resources},
         "loads": LOADS,
+        "words": RESOURCES,
         "chips": _chips(mapping, cores),
         "shades": _shades(mapping, resources, len(cores)),
         "fullest": _fullest(mapping, resources),
-        "weights": [_histogram(row) for row in (report.get("weights") or [])[:MAX_PANELS]],
+        "weights": [histogram(row) for row in (report.get("weights") or [])[:MAX_PANELS]],
         "scores": [_score_bars(row) for row in ((report.get("scores") or {}).get("layers") or [])[:MAX_PANELS]],
         "raster": [_raster(row, report["raster"]["steps"]) for row in ((report.get("raster") or {}).get("layers") or [])],
         "firing": [i for i, row in enumerate(report.get("layers") or []) if row["firing_rate"] is not None and spikes(row)],
@@ -352,18 +169,12 @@ def _binding(report: Report) -> dict[str, Any] | None:
         "resource": _resource(resource),
         "at": ("mapping", "layers", i, key) if mapped else ("layers", i, key),
         "share": shares[i],
-        "most": max(rows, key=lambda row: row["cores"])["name"],
+        "most": max(rows, key=lambda row: row["cores"] or 0)["name"],
     }
 
 
 def _resource(name: str) -> str:
     return RESOURCES.get(name, name.replace("_", " "))
-
-
-def _axis(accuracy: Mapping[str, Any]) -> tuple[float, float]:
-    """From the ten per cent below the lowest interval to 100 %, in shares of 1."""
-    lowest = min((entry["interval"][0] for entry in accuracy.values()), default=0.0)
-    return min(0.9, math.floor(10 * lowest) / 10), 1.0
 
 
 def _exact(report: Report) -> str:
@@ -445,31 +256,16 @@ def _shades(mapping: Mapping[str, Any], resources: Sequence[str], count: int) ->
     return made
 
 
+def _short(value: float) -> str:
+    """At most four letters, for a cell of the mesh."""
+    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.{int(value < 9.95 * factor)}f}{letter}"
+    return "<1" if 0 < value < 0.5 else f"{value:.0f}"
+
+
 def _shade(percent: float) -> int:
     return sum(percent >= start for start in STEPS) - 1
-
-
-def _histogram(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The outline of the bars in a box of (levels, 100), and the ticks."""
-    counts, first, step, unit = row["counts"], row["first"], row["step"], 1 << row["exponent"]
-    most = max(counts, default=0) or 1
-    bars = "".join(f"M{i + 0.06:.2f} 100v-{_y(100 * n / most)}h.88V100z" for i, n in enumerate(counts) if n)
-    zero = -first // step if step == 1 and first <= 0 < first + len(counts) else None
-    ticks = [first * unit, *([0] if zero is not None and 0 < zero < len(counts) - 1 else [])]
-    if len(counts) > 1:
-        ticks.append((first + step * (len(counts) - 1)) * unit)
-    at = [100 * ((tick // unit - first) / step + 0.5) / len(counts) for tick in ticks]
-    return {
-        "bars": Markup(bars),
-        "levels": len(counts),
-        "most": most,
-        "ticks": list(zip(ticks, at, strict=True)),
-        "unit": unit,
-    }
-
-
-def _y(value: float) -> str:
-    return f"{max(value, 0.8):.1f}".removesuffix(".0")
 
 
 def _score_bars(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -479,7 +275,7 @@ def _score_bars(row: Mapping[str, Any]) -> dict[str, Any]:
     most = max(row["rank"], default=0) or 1
     paths = {True: "", False: ""}
     for at, i in enumerate(order):
-        paths[i in kept] += f"M{at + 0.08:.2f} 100v-{_y(100 * row['rank'][i] / most)}h.84V100z"
+        paths[i in kept] += f"M{at + 0.08:.2f} 100v-{bar_height(100 * row['rank'][i] / most)}h.84V100z"
     clean = all((i in kept) == (at < len(kept)) for at, i in enumerate(order))
     cut = len(kept) if clean and len(kept) < len(order) else None
     extremes = (order[0], order[-1]) if order else None

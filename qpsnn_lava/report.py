@@ -955,6 +955,11 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
+def value_text(value: Any) -> str:
+    """A setting's value."""
+    return NONE if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 

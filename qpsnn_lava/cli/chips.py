@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from netx_export.errors import CapacityError, ConfigError
-from qpsnn_lava.cli.console import JsonFlag, columns, command_line, print_json, screen
+from qpsnn_lava.cli.console import JsonFlag, columns, command_line, print_json, screen, versions
 
 
 def map_network(
@@ -60,8 +60,11 @@ def map_network(
     try:
         placed = mapping.map_network(network, target, objective=objective)
     except CapacityError as error:  # not even one neuron of a layer fits a core
+        known = {**(error.partial or {}), "seconds": time.perf_counter() - start}
+        if out is not None:
+            _write_unmapped(out, files[0].name, network, known)
         if as_json:
-            print_json({**(error.partial or {}), "seconds": time.perf_counter() - start})
+            print_json(known)
         raise
     used = mapping.utilisation(network, placed, chips=room).to_dict()
     used["seconds"] = time.perf_counter() - start
@@ -197,13 +200,9 @@ def _print_front(plans: list[dict[str, float]]) -> None:
 
 
 def _write_mapping(folder: Path, name: str, network: Any, used: dict[str, Any], placed: Any) -> None:
-    import platform
-
     import mapping
     from netx_export.atomic import write_text
-    from qpsnn_lava.doctor import installed_version
-    from qpsnn_lava.page import of_mapping, page
-    from qpsnn_lava.plots import save_mapping, weight_rows
+    from qpsnn_lava.plots import save_mapping
     from qpsnn_lava.report import csv_table
 
     details = mapping.describe(network, placed)
@@ -211,8 +210,23 @@ def _write_mapping(folder: Path, name: str, network: Any, used: dict[str, Any], 
     write_text(folder / "mapping.json", json.dumps(made, indent=1) + "\n")
     write_text(folder / "layers.csv", csv_table(used["layers"]))
     write_text(folder / "cores.csv", csv_table(details["core_use"]))
-    versions = {"python": platform.python_version()}
-    versions |= {package: found for package in ("qpsnn-lava", "numpy", "h5py") if (found := installed_version(package))}
-    shown = of_mapping(name, command_line(), used, details, weight_rows(network), versions)
-    write_text(folder / "report.html", page(shown))
+    _write_page(folder, name, network, used, details)
     save_mapping({**used, **details}, folder)
+
+
+def _write_unmapped(folder: Path, name: str, network: Any, known: dict[str, Any]) -> None:
+    """What is known of a network that has no mapping."""
+    from netx_export.atomic import write_text
+
+    made = {"utilisation": known, "details": None, "mapping": None}
+    write_text(folder / "mapping.json", json.dumps(made, indent=1) + "\n")
+    _write_page(folder, name, network, known, {})
+
+
+def _write_page(folder: Path, name: str, network: Any, used: dict[str, Any], details: dict[str, Any]) -> None:
+    from netx_export.atomic import write_text
+    from qpsnn_lava.page import of_mapping, page
+    from qpsnn_lava.plots import weight_rows
+
+    shown = of_mapping(name, command_line(), used, details, weight_rows(network), versions())
+    write_text(folder / "report.html", page(shown))

@@ -40,7 +40,8 @@ def compare(
 
 def _print_compared(made: dict[str, Any]) -> None:
     from mapping.chip import STATEMENT
-    from qpsnn_lava.compare import layer_rows, rows, value_text
+    from qpsnn_lava.compare import layer_rows, rows
+    from qpsnn_lava.report import value_text
 
     console = screen()
     heads = [run["label"] for run in made["runs"]]

@@ -41,6 +41,16 @@ def command_line() -> str:
     return shlex.join(["qpsnn", *sys.argv[1:]])
 
 
+def versions() -> dict[str, str]:
+    """Of what the numbers of a page depend on."""
+    import platform
+
+    from qpsnn_lava.doctor import installed_version
+
+    found = {package: installed_version(package) for package in ("qpsnn-lava", "numpy", "h5py")}
+    return {"python": platform.python_version()} | {package: text for package, text in found.items() if text}
+
+
 def err() -> Console:
     """Standard error."""
     return Console(stderr=True)

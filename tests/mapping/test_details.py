@@ -200,9 +200,11 @@ def test_a_network_that_does_not_fit_says_what_is_known() -> None:
     assert set(full) == set(partial) and partial["verdict"] == str(caught.value) and partial["fits"] is False
     host, c, out = partial["layers"]
     assert (host["cores"], c["cores"], out["cores"]) == (0, 2, None)  # 9 pixels are 8 and 1
-    assert set(full["layers"][1]) | {"error"} == set(c) == set(out)
+    assert set(full["layers"][1]) | {"error", "excess"} == set(c) == set(out) == set(host)
     assert c["error"] is None and out["error"] == str(caught.value) and out["lower_bound"] == 2
-    assert partial == partial_utilisation(network(), chip, str(caught.value))
+    assert c["excess"] == [] and out["excess"] == [{"resource": "axon_in", "need": 486, "limit": 400}]
+    assert caught.value.layer == "out" and caught.value.excess == (("axon_in", 486, 400),)
+    assert partial == partial_utilisation(network(), chip, caught.value)
 
 
 def test_out_axons_that_never_fit_have_partial_results_too() -> None:
@@ -215,3 +217,6 @@ def test_out_axons_that_never_fit_have_partial_results_too() -> None:
             load_chip("loihi1", {"neurons": 16, "axon_out": 40}),
         )
     assert caught.value.partial is not None and [row["cores"] for row in caught.value.partial["layers"]] == [4, 4]
+    (stuck,) = [row for row in caught.value.partial["layers"] if row["error"]]  # by itself it would fit
+    assert stuck["name"] == caught.value.layer and stuck["error"] == str(caught.value)
+    assert stuck["excess"] == [{"resource": "axon_out", "need": None, "limit": 40}]

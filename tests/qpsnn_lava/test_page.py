@@ -5,14 +5,10 @@ import functools
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +16,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages import HOSTILE, NUMBERS, Reader, compare, embedded, expected, says, section
 
 import mapping
 from mapping import STATEMENT, load_chip
 from mapping.bench import pilotnet, ten_layers
-from netx_export.errors import FormatError
+from netx_export import hdf5
+from netx_export.errors import CapacityError, FormatError
 from netx_export.network import MAX_THRESHOLD, Conv, Dense, Integrator, Lif, Network, Population, Projection
 from netx_export.simulate import simulate
 from qpsnn_lava import plots, report
-from qpsnn_lava.page import MAX_CORES, of_mapping, page, text_of
+from qpsnn_lava.page import MAX_CORES, of_mapping, page
+from qpsnn_lava.shell import text_of
 from qpsnn_lava.statistics import Accuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 LIF = Lif(4096, 1024, 25)
-HOSTILE = '</script><img src=x onerror="window.broken=1">\u202e&lt; \'"{{ 7 * 7 }} <!-- \x1b[31m' + "x" * 10_000
 
 
 # --- reports to draw
@@ -164,141 +162,6 @@ def page_of_many() -> str:
     return page(many())
 
 
-# --- a second reader of the page
-
-
-@dataclass
-class Node:
-    tag: str
-    attributes: dict[str, str]
-    content: list[Node | str] = field(default_factory=list)
-
-    @property
-    def inside(self) -> list[Node]:
-        return [entry for entry in self.content if isinstance(entry, Node)]
-
-    @property
-    def text(self) -> str:
-        return "".join(entry if isinstance(entry, str) else entry.text for entry in self.content)
-
-    def all(self, test: Callable[[Node], bool]) -> Iterator[Node]:
-        for node in self.inside:
-            if test(node):
-                yield node
-            yield from node.all(test)
-
-
-class Reader(HTMLParser):
-    """The tree of a page, as Python's parser sees it."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "path"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.root = Node("", {})
-        self._open = [self.root]
-        self.feed(text)
-        self.close()
-        assert len(self._open) == 1, [node.tag for node in self._open]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        node = Node(tag, {name: value or "" for name, value in attrs})
-        self._open[-1].content.append(node)
-        if tag not in self.VOID:
-            self._open.append(node)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._open[-1].content.append(Node(tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        node = self._open.pop()
-        assert node.tag == tag, (node.tag, tag)
-
-    def handle_data(self, data: str) -> None:
-        self._open[-1].content.append(data)
-
-
-def find(data: Any, pointer: str) -> list[Any]:
-    """What a JSON pointer leads to; "*" stands for every entry of a list."""
-    here = [data]
-    for part in pointer.split("/")[1:]:
-        key = part.replace("%20", " ").replace("%25", "%").replace("~1", "/").replace("~0", "~")
-        if part == "*":
-            here = [entry for value in here for entry in value]
-        else:
-            here = [value[int(key)] if isinstance(value, list) else value[key] for value in here]
-    return here
-
-
-def expected(data: Any, at: str) -> Any:
-    verb, *places = at.split(" ")
-    if not places:
-        return find(data, verb)[0]
-    values = [find(data, place) for place in places]
-    if verb == "sum":
-        return sum(values[0])
-    (first,), (second,) = values
-    return {"ratio": lambda: first / second, "difference": lambda: first - second}[verb]()
-
-
-NUMBER = re.compile(r"([+-]?)(<?)([\d,]+(?:\.(\d+))?)\s*(%|kB|MB|s|points|×|k|M|G|T)?")  # noqa: RUF001
-
-
-def says(text: str, value: float) -> bool:
-    """Whether a text is the number, rounded to the digits that it shows."""
-    found = NUMBER.fullmatch(text)
-    assert found, text
-    sign, below, digits, decimals, unit = found.groups()
-    if below:
-        return 0 < value < 0.5
-    shown = float(digits.replace(",", "")) * (-1 if sign == "-" else 1)
-    slack = 0.5000001 * 10.0 ** -len(decimals or "")
-    factors = {"kB": 1e3, "points": 100, "k": 1e-3, "M": 1e-6, "G": 1e-9, "T": 1e-12}
-    close = [abs(shown - value * factors.get(unit or "", 1)) <= slack]
-    if unit == "%":  # of a share, or as a change
-        close += [abs(shown - 100 * value) <= slack, abs(shown - 100 * (value - 1)) <= slack]
-    if not decimals and "." not in digits and abs(shown) >= 100:  # three digits
-        close.append(abs(shown - value) <= 0.5)
-    return any(close) or (unit == "×" and math.isclose(shown, value, rel_tol=5e-3))  # noqa: RUF001
-
-
-def marked(tree: Reader) -> list[Node]:
-    return list(tree.root.all(lambda node: "data-value" in node.attributes))
-
-
-def compare(text: str, data: dict[str, Any]) -> int:
-    """Holds every number of a page to the report, and says how many there were."""
-    tree = Reader(text)
-    nodes = marked(tree)
-    for node in nodes:
-        value = expected(data, node.attributes["data-at"])
-        assert json.loads(node.attributes["data-value"]) == value, node
-        shown = node.text.strip()
-        if isinstance(value, list):
-            assert shown.split("×") in ([str(n) for n in value], [str(n) for n in reversed(value)])  # noqa: RUF001
-        else:
-            assert says(shown, value), (shown, node.attributes)
-    for cell in tree.root.all(lambda node: node.tag == "td"):  # no number without its place
-        bare = re.match(r"[+-]?\d", cell.text.strip())
-        of_text = "text" in cell.attributes.get("class", "") or "data-sort" in cell.attributes
-        within = "data-value" in cell.attributes or any(cell.all(lambda node: "data-value" in node.attributes))
-        assert not bare or of_text or within, cell
-    for row in tree.root.all(lambda node: node.tag == "tr" and "data-at" in node.attributes):  # the evidence
-        line = find(data, row.attributes["data-at"])[0]
-        assert all(cell.text.strip() in (*line.split("\0"), "–") or cell.text.strip() in line for cell in row.inside)  # noqa: RUF001
-    return len(nodes)
-
-
-def section(text: str, name: str) -> Node | None:
-    return next(Reader(text).root.all(lambda node: node.attributes.get("id") == name), None)
-
-
-def embedded(text: str, name: str) -> Any:
-    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found[1])
-
-
 # --- the page as text
 
 
@@ -308,7 +171,7 @@ def test_every_number_of_a_run_equals_its_report(chip: str) -> None:
     report.check(made)
     text = page(made)
     assert compare(text, made) > 300
-    assert embedded(text, "report") == made
+    assert embedded(text, "data") == made
 
 
 def test_every_number_of_a_mapping_equals_its_data() -> None:
@@ -372,6 +235,67 @@ def test_verdict_names_the_one_limit_that_binds() -> None:
     assert "✕ Does not fit 9 cores need 2 chips." in text and f"cores of the board; most of them hold {most}" in text
 
 
+def unmapped(net: Network, chip: Any) -> dict[str, Any]:
+    """What the page of a network with a layer that fits no core is drawn from."""
+    with pytest.raises(CapacityError) as caught:
+        mapping.map_network(net, chip)
+    assert caught.value.partial is not None
+    known = {**caught.value.partial, "seconds": 0.5}
+    return of_mapping("network.net", "qpsnn map network.net", known, {}, plots.weight_rows(net), {"numpy": "2"})
+
+
+@pytest.mark.parametrize(
+    ("chip", "limits"), [("loihi2", {"axon_in": 100}), ("loihi2", {"synapse_words": 20}), ("loihi1", {"axon_in": 50})]
+)
+def test_a_layer_that_fits_no_core(chip: str, limits: dict[str, int]) -> None:
+    made = unmapped(network(("conv1", HOSTILE, "output")), load_chip(chip, limits))
+    text = page(made)
+    compare(text, made)
+    words = " ".join(Reader(text).root.text.split())
+    stuck = [row for row in made["mapping"]["layers"] if row["error"]]
+    first = stuck[0]["excess"][0]
+    assert "✕ Does not fit" in words and "✓" not in words and "Way out: " in words
+    assert f"What one neuron needs, and a core has {first['need']:,} of {first['limit']:,}" in words
+    assert all(f"{e['need']:,} of {e['limit']:,}" in words for row in stuck for e in row["excess"])
+    found = section(text, "layers")
+    assert found is not None and found.text.count("▲ no place") == len(stuck)
+    planned = [row for row in made["mapping"]["layers"] if row["cores"]]
+    assert planned and all(f"{row['neurons']:,}" in found.text for row in planned)
+    assert section(text, "chip") is None and section(text, "evidence") is not None and section(text, "weights") is not None
+    assert embedded(text, "data") == made
+
+
+def test_out_axons_that_never_fit() -> None:
+    net = Network(
+        (Population("a", (64,), LIF), Population("b", (64,), LIF)),
+        (Projection("a", "b", Dense(np.ones((64, 64)))), Projection("b", "b", Dense(np.ones((64, 64))))),
+    )
+    made = unmapped(net, load_chip("loihi1", {"neurons": 16, "axon_out": 40}))
+    text = page(made)
+    compare(text, made)
+    words = " ".join(Reader(text).root.text.split())
+    assert "more of 40 axons out, in" in words and "its out-axons need more cores each time" in words
+
+
+def test_the_command_leaves_a_page_where_a_layer_fits_no_core(command: Callable[..., Any], tmp_path: Path) -> None:
+    hdf5.write(network(), tmp_path / "network.net")
+    words = ("map", tmp_path / "network.net", "--limit", "synapse_words=20", "--out", tmp_path / "out")
+    code, out, err = command(*words, "--json")
+    assert code == 2 and json.loads(out)["verdict"] in err and err.count("\n") == 1
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    made = embedded(text, "data")
+    assert compare(text, made) > 30 and "✕" in text
+    told = json.loads(out)
+    assert {**made["mapping"], "seconds": 0} == {**told, "seconds": 0}
+    kept = json.loads((tmp_path / "out" / "mapping.json").read_text(encoding="utf-8"))
+    assert kept == {"utilisation": told, "details": None, "mapping": None}
+    again = command(*words)
+    assert again[:2] == (2, "") and "one neuron needs" in again[2]
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    code, out, err = command(*words[:-1], tmp_path / "file")
+    assert (code, out) == (1, "") and "cannot write" in err and err.count("\n") == 1
+
+
 def test_mismatches_are_loud() -> None:
     made = whole()
     made["agreement"]["spike_mismatches"] = 3
@@ -417,7 +341,7 @@ def test_600_cores_stay_below_three_megabytes() -> None:
     assert 550 <= made["mapping"]["cores"] <= 700 and made["mapping"]["chips"] > 3
     assert len(text.encode()) < 3e6
     assert compare(text, made) > 10_000
-    assert embedded(text, "report") == made
+    assert embedded(text, "data") == made
     assert embedded(text, "files")["cores.csv"] == report.csv_table(made["mapping"]["core_use"])
 
 
@@ -427,7 +351,7 @@ def test_more_cores_than_a_page_holds() -> None:
     made["mapping"]["core_use"] = [{**row, "chip": i // 120, "core": i % 120} for i in range(6000)]
     text = page(made)
     assert f"The first {MAX_CORES} of 6000 cores; all are in cores.csv." in " ".join(text.split())
-    assert text.count('<tr id="c') == MAX_CORES and embedded(text, "report") is None
+    assert text.count('<tr id="c') == MAX_CORES and embedded(text, "data") is None
     assert "too large for its data" in text and len(text) < 8e6
 
 
@@ -445,7 +369,7 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
     text = page(made)
     compare(text, made)
     assert len(re.findall(r"<script", text)) == 4 and "<img" not in text and "\u202e" not in text and "\x1b" not in text
-    assert embedded(text, "report") == made and "49" not in section(text, "layers").text  # type: ignore[union-attr]
+    assert embedded(text, "data") == made and "49" not in section(text, "layers").text  # type: ignore[union-attr]
     assert "&lt;/script&gt;&lt;img src=x" in text
     assert embedded(text, "files")["layers.csv"].count("'=1+1") == 1
     assert all(not name.startswith("on") for node in Reader(text).root.all(lambda _: True) for name in node.attributes)
@@ -566,59 +490,14 @@ def test_what_is_drawn_is_checked(where: tuple[str | int, ...], value: Any, mess
 # --- the page in a browser
 
 
-def _browser() -> tuple[str, str]:
-    """A Chromium and its driver; skips where there is none."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None or find_spec("selenium") is None:
-        pytest.skip("no chromium, chromedriver and selenium here (extra: browser; Debian: apt-get install chromium-driver)")
-    return browser, driver
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    browser, service = _browser()
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    profile = tmp_path_factory.mktemp("profile")
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(service))
-    driver.set_script_timeout(30)
-    driver.get("about:blank")  # the browser's own first page asks for pictures
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
-def shown(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens a report's page; afterwards: no errors on the console, and nothing was asked for but the file."""
+def shown(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Opens a report's page."""
 
     def go(made: dict[str, Any], width: int = 1400) -> Any:
-        path = tmp_path / "report.html"
-        path.write_text(page_of_many() if made is many() else page(made), encoding="utf-8")
-        chromium.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        )
-        chromium.get(path.as_uri())
-        return chromium
+        return opened(page_of_many() if made is many() else page(made), width)
 
-    for kind in ("browser", "performance"):
-        chromium.get_log(kind)
-    yield go
-    assert [entry for entry in chromium.get_log("browser") if entry["level"] != "INFO"] == []
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    asked = {one["request"]["url"] for one in sent if one["documentURL"].startswith(("file:", "blob:", "http"))}
-    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {(tmp_path / "report.html").as_uri()}
-
-
-NUMBERS = """return [...document.querySelectorAll("[data-value]")].map(
-    (node) => [node.dataset.at, node.dataset.value, node.textContent.trim()])"""
+    return go
 
 
 def test_in_a_browser_every_number_equals_the_report(shown: Callable[..., Any]) -> None:
@@ -783,6 +662,16 @@ def test_nothing_runs_over_the_edge(shown: Callable[..., Any], width: int) -> No
         driver = shown(made, width)
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         assert driver.execute_script("return window.broken === undefined && document.querySelectorAll('img').length === 0")
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_layer_that_fits_no_core_in_a_browser(shown: Callable[..., Any], width: int) -> None:
+    made = unmapped(network(("conv1", HOSTILE, "output")), load_chip("loihi2", {"axon_in": 100}))
+    driver = shown(made, width)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    for at, value, text in driver.execute_script(NUMBERS):
+        exact = expected(made, at)
+        assert json.loads(value) == exact and (isinstance(exact, list) or says(text, exact)), (at, value, text)
 
 
 def test_theme_is_chosen(shown: Callable[..., Any]) -> None:
