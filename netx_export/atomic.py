@@ -19,6 +19,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
         RunError: when the folder or the disk does not take the file; the file that was there before stays as it was.
     """
     final = Path(path)
+    if os.path.exists(final) and not (final.is_file() or final.is_dir()):  # a device or a pipe would be gone
+        raise RunError(f"cannot write {final}: it is not a regular file, and would be replaced by one; name another file.")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{final.name}.", suffix=".tmp", dir=final.parent)

@@ -75,12 +75,17 @@ def inspect_file(path: Path | str, *, steps: int | None = None) -> dict[str, Any
         FormatError: the file is damaged, or has what nobody reads.
         NetworkError: ``steps`` outside 1..2**20.
     """
+    return surveyed(path, steps=steps)[1]
+
+
+def surveyed(path: Path | str, *, steps: int | None = None) -> tuple[Network, dict[str, Any]]:
+    """The network that stock Lava would set up from a file, and what :func:`inspect_file` says of it; likewise."""
     network, found = survey(path)
     if steps is not None:
         network = replace(network, steps=steps)
     wrong = [Finding(w.layer, w.key, w.what, w.way, "taken") for w in wrong_on_lava(network)]
     worst = next((read for read in ("refused", "as_lava") if any(f.read == read for f in found)), "taken")
-    return {**describe(network), "read": worst, "warnings": [asdict(finding) for finding in (*found, *wrong)]}
+    return network, {**describe(network), "read": worst, "warnings": [asdict(finding) for finding in (*found, *wrong)]}
 
 
 def describe(network: Network) -> dict[str, Any]:

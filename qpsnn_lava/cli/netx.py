@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from netx_export.errors import ConfigError, FormatError, MismatchError
-from qpsnn_lava.cli.console import JsonFlag, NetFile, columns, print_json, screen
+from qpsnn_lava.cli.console import JsonFlag, NetFile, columns, command_line, print_json, screen, versions
+
+if TYPE_CHECKING:
+    from netx_export.network import Network
 
 AsLava = Annotated[bool, typer.Option("--as-lava", help="Ignore what Lava ignores.")]
 PIECE = 16 << 20  # bytes of input that are read at a time
@@ -23,14 +27,21 @@ def inspect(
         int | None, typer.Option(min=1, max=1 << 20, help="Window to bound the states in (default: the file's).")
     ] = None,
     as_lava: Annotated[bool, typer.Option("--as-lava", help="Without a word on what --as-lava ignores elsewhere.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PAGE.html", help="The same and the weights as one self-contained page.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a netx file holds: shapes, integers, stored bits, thresholds, how far states can go, what Lava ignores."""
-    from netx_export.inspect import inspect_file
+    from netx_export.inspect import surveyed
 
-    found = inspect_file(file, steps=steps)
+    if html is not None and os.path.exists(html) and os.path.exists(file) and os.path.samefile(html, file):
+        raise ConfigError(f"--html {html} is the netx file itself; name another file for the page.")
+    network, found = surveyed(file, steps=steps)
     if as_lava:
         found["warnings"] = [warning for warning in found["warnings"] if warning["read"] != "as_lava"]
+    if html is not None:
+        _write_page(html, file.name, network, found)
     if as_json:
         print_json(found)
         return
@@ -55,6 +66,16 @@ def inspect(
     window = f", window of {found['steps']} steps" if found["steps"] else ""
     readout = f", read-out: {found['readout']}" if found["readout"] else ""
     console.print(f"\n{found['neurons']:,} neurons, {found['synapses']:,} synapses{graded}{window}{readout}")
+    if html is not None:
+        console.print(f"\n{escape(str(html))}", soft_wrap=True)
+
+
+def _write_page(path: Path, name: str, network: Network, found: dict[str, Any]) -> None:
+    from netx_export.atomic import write_text
+    from qpsnn_lava.inspect_page import inspect_page, of_file
+    from qpsnn_lava.plots import weight_rows
+
+    write_text(path, inspect_page(of_file(name, command_line(), found, weight_rows(network), versions())))
 
 
 def _print_reach(found: dict[str, Any]) -> None:

@@ -75,6 +75,13 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_pipe_in_its_place_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(RunError, match=r"cannot write .*a\.txt: it is not a regular file.*name another file"):
+        write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").is_fifo() and os.listdir(tmp_path) == ["a.txt"]
+
+
 def test_a_file_in_its_folder_s_place(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     for path in (tmp_path / "a" / "b.txt", tmp_path / "a" / "b" / "c.txt"):

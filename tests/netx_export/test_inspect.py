@@ -393,6 +393,13 @@ def in_base(python: Path, *words: str | Path) -> tuple[str, float]:
     return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def test_a_base_install_draws_the_page(base_install: Path, path: Path, tmp_path: Path) -> None:
+    hdf5.write(NETWORK, path)
+    printed, _ = in_base(base_install, "-m", "qpsnn_lava", "inspect", path, "--html", tmp_path / "page.html")
+    assert printed.endswith(f"{tmp_path / 'page.html'}\n")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 def test_a_base_install_inspects_every_file_of_the_wheel_in_a_second(base_install: Path) -> None:
     missing = "import importlib.util as u; print([n for n in ('torch', 'lava', 'numba', 'scipy') if u.find_spec(n)])"
     assert in_base(base_install, "-c", missing)[0] == "[]\n"
