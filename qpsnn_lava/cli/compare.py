@@ -20,18 +20,22 @@ def compare(
         typer.Argument(metavar="RUN...", help="Run folders, report.json or netx files, two or more.", show_default=False),
     ],
     chip: Annotated[str, typer.Option(help="To map netx files to: a name or a TOML file.")] = "loihi2",
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="compare.md and compare.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="compare.html, compare.md and compare.json.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare runs: settings that differ, accuracy with its interval, size, operations, cores, time, layer by layer."""
     import mapping
     from netx_export.atomic import write_text
     from qpsnn_lava.compare import compared, load_runs, markdown
+    from qpsnn_lava.compare_page import compare_page
 
     made = compared(load_runs(runs, mapping.load_chip(chip)))
     if out is not None:
         write_text(out / "compare.json", json.dumps(made, indent=1, allow_nan=False) + "\n")
         write_text(out / "compare.md", markdown(made))
+        write_text(out / "compare.html", compare_page(json.loads(json.dumps(made))))
     if as_json:
         print_json(made)
     else:
