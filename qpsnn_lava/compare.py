@@ -17,7 +17,8 @@ from netx_export.errors import ConfigError
 from netx_export.integers import stored_bits
 from netx_export.network import Network
 from qpsnn_lava.config import Experiment, experiment_of, load_experiment
-from qpsnn_lava.report import NONE, STAGES, escape, markdown_table, read_report, seconds_text, three_digits, value_text
+from qpsnn_lava.report import NONE, escape, markdown_table, seconds_text, three_digits, value_text
+from qpsnn_lava.report_file import STAGES, read_report
 from qpsnn_lava.sizes import deployed_mb
 
 SCHEMA = 1
@@ -47,7 +48,7 @@ class Run:
         kind: "run", "report" or "network".
         config: dotted key -> value of the experiment, as ``--set`` names them; None where it is not known.
         facts: dotted key -> value of what a report or a network says itself: data, chip, versions.
-        accuracy: stage (of :data:`qpsnn_lava.report.STAGES`) -> ``value``, ``n``, ``interval``.
+        accuracy: stage (of :data:`qpsnn_lava.report_file.STAGES`) -> ``value``, ``n``, ``interval``.
         numbers: key of :data:`NUMBERS` -> value; what is not known is left out.
         seconds: stage -> seconds.
         layers: ``name`` and the :data:`COLUMNS` of each layer; None where one is not known.

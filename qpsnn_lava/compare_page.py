@@ -10,7 +10,7 @@ from typing import Any
 
 from mapping.chip import STATEMENT
 from qpsnn_lava.compare import COLUMNS
-from qpsnn_lava.report import STAGES
+from qpsnn_lava.report_file import STAGES
 from qpsnn_lava.shell import MAX_LAYERS, axis, drawn, name_text
 
 KINDS = {"size_mb": "three", "float_mb": "three", "bits": "three", "seconds": "seconds"}  # of a number; else count

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from mapping.chip import STATEMENT
 from netx_export.notebook import html_table
-from qpsnn_lava.report import NONE, Report, summary
+from qpsnn_lava.report import NONE, summary
+from qpsnn_lava.report_file import Report
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Shown:
     """A report that a notebook displays as tables; ``Shown(pipeline.run(...))`` as the last line of a cell.
 
     Args:
-        report: as :func:`qpsnn_lava.report.check` accepts it.
+        report: as :func:`qpsnn_lava.report_file.check` accepts it.
     """
 
     report: Report

@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from mapping.chip import STATEMENT
 from netx_export.network import MAX_THRESHOLD
-from qpsnn_lava.report import ALIVE, STAGES, Report, count_compared, csv_table, evidence_row, is_alive, plain, spikes
+from qpsnn_lava.report import ALIVE, count_compared, csv_table, evidence_row, is_alive, plain, spikes
+from qpsnn_lava.report_file import STAGES, Report
 from qpsnn_lava.shell import MAX_LAYERS, MAX_PANELS, axis, bar_height, drawn, histogram, json_text, name_text
 
 MAX_CORES = 2048  # on the page; the rest is in cores.csv
@@ -36,7 +37,7 @@ def page(report: Report) -> str:
     """The report as HTML, everything inside: style, script, data, downloads.
 
     Args:
-        report: as :func:`qpsnn_lava.report.check` accepts it, or of a mapping alone (:func:`of_mapping`).  Sections without data
+        report: as :func:`qpsnn_lava.report_file.check` accepts it, or of a mapping alone (:func:`of_mapping`).  Sections without data
             are left out; of more than 2048 cores or 500 layers the first are shown, and the page says so.
     """
     details = dict.fromkeys((*_DETAILS, "profile", "neurons", "assumed_rate"))

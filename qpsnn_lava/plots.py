@@ -31,7 +31,8 @@ from netx_export.errors import ConfigError, FormatError
 from netx_export.hdf5 import read
 from netx_export.integers import stored_bits
 from netx_export.network import Network
-from qpsnn_lava.report import ALIVE, MAX_LEVELS, MAX_SHOWN, MAX_STEPS, plain, read_report, spikes
+from qpsnn_lava.report import ALIVE, plain, spikes
+from qpsnn_lava.report_file import MAX_LEVELS, MAX_SHOWN, MAX_STEPS, read_report
 
 DPI = 150
 FORMATS: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ def save_all(report: Report, network: Network, scores: LayerScores | None, folde
     """Writes weights.png, firing.png, cores.png and scores.png, and those of :func:`save_mapping`; what has no data is left out.
 
     Args:
-        report: as :func:`qpsnn_lava.report.check` accepts it.
+        report: as :func:`qpsnn_lava.report_file.check` accepts it.
         network: the integer network of the report.
         scores: by layer, ``rank`` and ``nuclear`` of each channel and ``kept``, the indices of the channels that stay; None
             where nothing was pruned.

@@ -84,6 +84,20 @@ class RunFolder:
         return self.path / "checkpoints" / f"{name}.state.safetensors"
 
 
+def require(files: RunFolder, *artefacts: Path) -> None:
+    """Says which stage is still to be done.
+
+    Raises:
+        ConfigError: one of the artefacts, which earlier stages leave, is not there.
+    """
+    for path in artefacts:
+        if not path.exists():
+            raise ConfigError(
+                f"{files.path} has no {path.name}: its run is not that far. Go on with it: "
+                f"qpsnn run {files.config} --out {files.path}"
+            )
+
+
 def open_folder(experiment: Experiment, folder: Path) -> RunFolder:
     """The run folder with the experiment's config.toml in it; refuses one that holds another experiment."""
     files = RunFolder(folder)

@@ -12,7 +12,7 @@ from qpsnn_lava import checkpoint, prune
 from qpsnn_lava.config import Experiment
 from qpsnn_lava.data import Dataset
 from qpsnn_lava.model import SpikingNetwork, build, set_bits, set_quantised
-from qpsnn_lava.pipeline.folder import RunFolder
+from qpsnn_lava.pipeline.folder import RunFolder, require
 from qpsnn_lava.pipeline.inputs import coding_of, data_of, input_shape
 
 
@@ -23,7 +23,12 @@ def untrained(experiment: Experiment, dataset: Dataset) -> SpikingNetwork:
 
 
 def models(experiment: Experiment, files: RunFolder) -> dict[str, SpikingNetwork]:
-    """The trained models of a run: float, quantised, pruned (cut, before fine-tuning) and final."""
+    """The trained models of a run: float, quantised, pruned (cut, before fine-tuning) and final.
+
+    Raises:
+        ConfigError: the run is not trained to its end.
+    """
+    require(files, files.training, files.model)
     done = checkpoint.load_json(files.training)
     dataset = data_of(experiment)
     plain, quantised = unpruned_model(experiment, files, dataset, "float"), unpruned_model(experiment, files, dataset)

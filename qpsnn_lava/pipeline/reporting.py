@@ -16,7 +16,7 @@ from qpsnn_lava.coding import Coding
 from qpsnn_lava.config import Experiment, to_toml
 from qpsnn_lava.data import Dataset
 from qpsnn_lava.model import asked_bits, block_names, parameters_of, set_bits
-from qpsnn_lava.pipeline.folder import Event, RunFolder, Say
+from qpsnn_lava.pipeline.folder import Event, RunFolder, Say, require
 from qpsnn_lava.pipeline.inputs import coding_of, data_of, first, spikes_of
 from qpsnn_lava.pipeline.machine import versions
 from qpsnn_lava.pipeline.model import bits_in, untrained
@@ -27,7 +27,12 @@ MAPPED = ("chip", "profile", "cores", "chips", "fits", "verdict", "lower_bound",
 
 
 def write_report(experiment: Experiment, files: RunFolder, say: Say, command: str = "") -> dict[str, Any]:
-    """report.json, report.html, report.md and the plots, from what the stages before left."""
+    """report.json, report.html, report.md and the plots, from what the stages before left.
+
+    Raises:
+        ConfigError: a stage before has not left its artefact.
+    """
+    require(files, files.training, files.network, files.unpruned, files.checks, files.mapping)
     training = checkpoint.load_json(files.training)
     checks = checkpoint.load_json(files.checks)
     tables = checkpoint.load_json(files.mapping)
@@ -39,6 +44,11 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     set_bits(plain, bits_in(training))
     asked = asked_bits(plain)
     scores = _score_table(training["prune"], block_names(plain))
+    seconds = {
+        **{name: entry["seconds"] for name, entry in training.items() if "seconds" in entry},
+        **checks["seconds"],
+        "map": tables["seconds"],
+    }
     made = {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -73,15 +83,12 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
                 for row in used_unpruned["layers"]
             ],
         },
-        "seconds": {
-            **{name: entry["seconds"] for name, entry in training.items() if "seconds" in entry},
-            **checks["seconds"],
-            "map": tables["seconds"],
-        },
+        "seconds": seconds,
         "config": to_toml(experiment),
         "weights": plots.weight_rows(network),
         "scores": {
             "criterion": experiment.prune.criterion,
+            "scoring": _scoring(training, sum(seconds.values())),
             "layers": [{"name": name, **entry} for name, entry in scores.items()],
         },
         "raster": _raster(experiment, network, dataset),
@@ -152,6 +159,20 @@ def _layer_rows(
 def _score_table(pruned: dict[str, Any], names: Mapping[int, str]) -> dict[str, dict[str, Any]]:
     """Scores and kept channels by the population's name; ``names``: of the blocks."""
     return {names[int(i)]: {**scores, "kept": pruned["kept"][i]} for i, scores in pruned["scores"].items()}
+
+
+def _scoring(training: dict[str, Any], whole: float) -> dict[str, Any]:
+    """What scoring took in all rounds, also as a share of the ``whole`` run's seconds, and how stable the least stable layer was."""
+    rounds = [entry["scoring"] for name, entry in training.items() if name.split("-")[0] == "prune"]
+    seconds = sum(row["seconds"] for row in rounds)
+    return {
+        "samples": max(row["samples"] for row in rounds),
+        "seconds": seconds,
+        "criterion_seconds": sum(sum(row["criterion_seconds"].values()) for row in rounds),
+        "share": min(1.0, seconds / whole) if whole else 0.0,
+        "stability": min((value for row in rounds for value in row["stability"].values()), default=None),
+        "peak_bytes": max((row["peak_bytes"] for row in rounds if row["peak_bytes"] is not None), default=None),
+    }
 
 
 def _raster(experiment: Experiment, network: Network, dataset: Dataset) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from netx_export.simulate import simulate
 from qpsnn_lava import checkpoint, cli, data, pipeline, plots, prune
 from qpsnn_lava.cli import console as streams
 from qpsnn_lava.pipeline import checking, reporting, training
-from qpsnn_lava.report import check as check_report
+from qpsnn_lava.report_file import check as check_report
 
 torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ import mapping
 from netx_export import hdf5
 from netx_export.errors import ConfigError, FormatError
 from netx_export.integers import stored_bits
-from qpsnn_lava import cli, plots, report
+from qpsnn_lava import cli, plots, report_file
 from qpsnn_lava.compare import compared, flat, labels, load_runs, markdown
 from qpsnn_lava.notebook import Shown
 from qpsnn_lava.sizes import deployed_mb
@@ -188,9 +188,9 @@ def test_what_cannot_be_compared(
 
 
 def test_a_report_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "MAX_BYTES", 100)
+    monkeypatch.setattr(report_file, "MAX_BYTES", 100)
     with pytest.raises(FormatError, match=r"report\.json is larger than 100 bytes, too large for a report\.json"):
-        report.read_report(DIGITS / "report.json")
+        report_file.read_report(DIGITS / "report.json")
 
 
 # --- text ---------------------------------------------------------------------------------------------------------------

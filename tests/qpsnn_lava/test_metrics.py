@@ -12,7 +12,7 @@ from netx_export.engine import Summary, summarise
 from netx_export.errors import FormatError
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Rate, Voltage
 from netx_export.simulate import simulate
-from qpsnn_lava import report
+from qpsnn_lava import report, report_file
 from qpsnn_lava.metrics import metrics
 from qpsnn_lava.sizes import deployed_mb
 
@@ -139,9 +139,9 @@ def test_the_reports_table() -> None:
     assert rows["NeuroBench metric"] == [" unpruned ", " final "]
     assert rows["Dense"] == [f" {made['synaptic_operations']['Dense']:,.0f} "] * 2
     assert rows["connection_sparsity"][0].strip() == f"{100 * made['connection_sparsity']:.2f} %"
-    report._METRICS(made, "metrics.network")
+    report_file._METRICS(made, "metrics.network")
     with pytest.raises(FormatError, match=r"metrics\.network\.connection_sparsity is 2; expected a number in 0\.\.1"):
-        report._METRICS({**made, "connection_sparsity": 2}, "metrics.network")
+        report_file._METRICS({**made, "connection_sparsity": 2}, "metrics.network")
 
 
 @pytest.mark.parametrize("input_bits", [0, 4])

@@ -148,6 +148,23 @@ def _check_rounds(done: dict[str, Any], keep: float, rounds: int) -> None:
         before = entry["kept"]
 
 
+def test_a_stage_before_its_time_says_what_is_missing(tmp_path: Path) -> None:
+    experiment = _experiment()
+    files = pipeline.open_folder(experiment, tmp_path / "run")
+    for until, missing in (("float", "model.safetensors"), ("quantised", "model.safetensors"), ("fine-tune", "")):
+        pipeline.fit(experiment, files, lambda event: None, until=until)  # type: ignore[arg-type]
+        if missing:
+            with pytest.raises(
+                ConfigError, match=rf"run has no {missing}: its run is not that far\. .*qpsnn run .*config\.toml"
+            ):
+                pipeline.export(experiment, files, lambda event: None)
+    with pytest.raises(ConfigError, match=r"run has no network\.net: its run is not that far"):
+        pipeline.write_report(experiment, files, lambda event: None)
+    pipeline.export(experiment, files, lambda event: None)
+    with pytest.raises(ConfigError, match=r"run has no checks\.json: its run is not that far"):
+        pipeline.write_report(experiment, files, lambda event: None)
+
+
 @pytest.mark.parametrize(
     ("overrides", "unit"),
     [

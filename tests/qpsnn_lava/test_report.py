@@ -18,7 +18,6 @@ from netx_export.errors import FormatError
 from netx_export.network import MAX_THRESHOLD, Conv, Dense, Lif, Network, Population, Projection
 from qpsnn_lava.report import (
     NONE,
-    check,
     compared_markdown,
     compared_table,
     csv_table,
@@ -27,6 +26,7 @@ from qpsnn_lava.report import (
     plain,
     summary,
 )
+from qpsnn_lava.report_file import check
 from qpsnn_lava.statistics import Accuracy
 
 
@@ -310,6 +310,16 @@ def test_accuracy_seconds_and_provenance() -> None:
     for part in ("    qpsnn run digits --set prune.keep=0.5", "torch 2.13.0", "numba missing", "| seed | 11 |", "CC BY 4.0"):
         assert part in text
     assert "1,080 training, 267 validation, 450 test" in text
+
+
+def test_what_scoring_took() -> None:
+    report = sample()
+    assert "Scoring" not in markdown(report)
+    report["scores"] = {"criterion": "svs", "layers": [], "scoring": {"samples": 512, "seconds": 1.375, "share": 0.01642}}
+    assert "Scoring (svs) on 512 training images: 1.4 s, 1.64 % of the run.\n" in markdown(report)
+    report["scores"]["scoring"] |= {"samples": 0, "stability": -0.25}
+    assert "Scoring (svs): 1.4 s, 1.64 % of the run; rank correlation of the scores" in markdown(report)
+    assert "in the least stable layer: -0.25.\n" in markdown(report)
 
 
 @pytest.mark.parametrize("key", ["spike_mismatches", "voltage_mismatches"])

@@ -7,7 +7,7 @@ import pytest
 
 from netx_export.errors import FormatError
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Rate, Voltage
-from qpsnn_lava import report
+from qpsnn_lava import report_file
 from qpsnn_lava.sizes import deployed_mb, paper_mb
 
 
@@ -54,7 +54,7 @@ def test_the_deployed_count_by_hand() -> None:
 
 def test_a_report_may_hold_the_papers_size() -> None:
     with pytest.raises(FormatError, match=r"size_mb\.paper is .0\.4.; expected a number of at least 0"):
-        report.check({"schema": 1, "name": "x", "command": "", "versions": {}, "seed": 0, **_FRONT, "size_mb": _WRONG})
+        report_file.check({"schema": 1, "name": "x", "command": "", "versions": {}, "seed": 0, **_FRONT, "size_mb": _WRONG})
 
 
 _WRONG = {"float": 1.0, "deployed": 0.5, "paper": "0.4"}
