@@ -215,12 +215,15 @@ def _write_mapping(folder: Path, name: str, network: Any, used: dict[str, Any], 
 
 
 def _write_unmapped(folder: Path, name: str, network: Any, known: dict[str, Any]) -> None:
-    """What is known of a network that has no mapping."""
+    """What is known of a network that has no mapping; the tables and plots of one that stood here before go."""
     from netx_export.atomic import write_text
+    from qpsnn_lava.report import MAPPING_PLOTS
 
     made = {"utilisation": known, "details": None, "mapping": None}
     write_text(folder / "mapping.json", json.dumps(made, indent=1) + "\n")
     _write_page(folder, name, network, known, {})
+    for old in ("layers.csv", "cores.csv", *(f"{plot}.png" for plot in MAPPING_PLOTS)):
+        (folder / old).unlink(missing_ok=True)
 
 
 def _write_page(folder: Path, name: str, network: Any, used: dict[str, Any], details: dict[str, Any]) -> None:

@@ -284,7 +284,10 @@ def test_out_axons_that_never_fit() -> None:
 def test_the_command_leaves_a_page_where_a_layer_fits_no_core(command: Callable[..., Any], tmp_path: Path) -> None:
     hdf5.write(network(), tmp_path / "network.net")
     words = ("map", tmp_path / "network.net", "--limit", "synapse_words=20", "--out", tmp_path / "out")
+    assert command("map", tmp_path / "network.net", "--out", tmp_path / "out")[0] == 0  # a mapping that stands here before
+    (tmp_path / "out" / "mine.png").touch()
     code, out, err = command(*words, "--json")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mapping.json", "mine.png", "report.html"]
     assert code == 2 and json.loads(out)["verdict"] in err and err.count("\n") == 1
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     made = embedded(text, "data")
