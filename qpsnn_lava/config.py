@@ -272,6 +272,7 @@ class Train(_Section):
         learning_rate: at the start of the float and of the quantised phase (cosine schedule), > 0, at most 10.
         finetune_learning_rate: the same for fine-tuning.
         weight_decay: 0..1.
+        label_smoothing: share of each label that is spread over all classes, 0 to below 1.
         threads: 0: all cores.
         dynamics: "fused" (our one pass over time, where numba is installed) or "slayer" (stock SLAYER's loop: the same spikes).
         augment: of images "none", "flip", "shift", "flip-shift", "crop-flip", "crop-flip-cutout" or "autoaugment"; of frames of events
@@ -287,6 +288,7 @@ class Train(_Section):
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     finetune_learning_rate: Annotated[float, Field(gt=0, le=10)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     dynamics: Literal["fused", "slayer"] = "fused"
     augment: Augment = "none"
@@ -778,7 +780,9 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     if kind == "boolean":
         return "true or false"
     noun = "a whole number" if kind == "integer" else "a number"
-    low, above, high = (schema.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
+    low, above, high, below = (schema.get(f"{key}imum") for key in ("min", "exclusiveMin", "max", "exclusiveMax"))
+    if low is not None and below is not None:
+        return f"{noun} of at least {low} and below {below}"
     if low is not None and high is not None:
         return f"{noun} in {low}..{high}" if kind == "integer" else f"{noun} from {low} to {high}"
     return f"{noun} above {above}" + (f" and at most {high}" if high is not None else "")

@@ -39,6 +39,8 @@ class Schedule:
         optimiser: adam or sgd (momentum 0.9).
         learning_rate: at the start; a cosine takes it to 0.
         weight_decay: L2.
+        label_smoothing: share e of each label that is spread evenly: the target is ``(1 - e) onehot + e / classes`` (Szegedy et al.,
+            CVPR 2016, section 7).
         augment: see :func:`qpsnn_lava.data.augmented`.
         seed: of order and augmentation.
     """
@@ -49,6 +51,7 @@ class Schedule:
     optimiser: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    label_smoothing: float = 0.0
     augment: Augment = "none"
     seed: int = 0
 
@@ -171,7 +174,7 @@ def train(
                     epoch=at.epoch,
                     indices=dataset.train.indices[indices],
                 )
-                at.losses.append(_step(parallel_model, optimiser, images, indices, dataset, coding, schedule.seed, how))
+                at.losses.append(_step(parallel_model, optimiser, images, indices, dataset, coding, schedule, how))
                 at.batch += 1
                 if not math.isfinite(at.losses[-1]):
                     raise ConfigError(f"the loss is {at.losses[-1]} in epoch {at.epoch + 1}; take a smaller learning rate.")
@@ -204,15 +207,16 @@ def _step(
     indices: NDArray[np.int64],
     dataset: TrainingData,
     coding: Coding,
-    seed: int,
+    schedule: Schedule,
     how: Readout,
 ) -> float:
     """One step on this process's share of a batch; returns the loss over the whole batch."""
     mine = slice(parallel.rank(), None, parallel.size())
     device = device_of(model)
-    spikes = to_input(images[mine], coding, dataset.max_value, seed, dataset.train.indices[indices[mine]], device)
+    spikes = to_input(images[mine], coding, dataset.max_value, schedule.seed, dataset.train.indices[indices[mine]], device)
     labels = torch.from_numpy(dataset.train.labels[indices[mine]]).to(device)
-    loss = torch.nn.functional.cross_entropy(logits(model(spikes), how), labels, reduction="sum") / len(indices)
+    scores, smoothing = logits(model(spikes), how), schedule.label_smoothing
+    loss = torch.nn.functional.cross_entropy(scores, labels, reduction="sum", label_smoothing=smoothing) / len(indices)
     optimiser.zero_grad(set_to_none=True)
     (loss * parallel.size()).backward()  # torch's wrapper takes the mean over the processes
     value = float(parallel.total(loss.detach()))

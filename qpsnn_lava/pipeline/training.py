@@ -169,9 +169,16 @@ def _phase(shared: _Shared, name: str, model: SpikingNetwork, schedule: Schedule
 def _schedule(experiment: Experiment, epochs: int, rate: float, frozen_epochs: int, stream: int) -> Schedule:
     """Of a phase; each has a stream of random numbers of its own."""
     settings = experiment.train
-    seed = experiment.seed + stream
     return Schedule(
-        epochs, frozen_epochs, settings.batch, settings.optimiser, rate, settings.weight_decay, settings.augment, seed
+        epochs,
+        frozen_epochs,
+        settings.batch,
+        settings.optimiser,
+        rate,
+        settings.weight_decay,
+        settings.label_smoothing,
+        settings.augment,
+        seed=experiment.seed + stream,
     )
 
 

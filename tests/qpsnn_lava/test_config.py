@@ -258,6 +258,7 @@ _NUMBER = "a number above 0 and at most 1, or a list of such numbers, one for ea
         ("neuron.threshold=nan", "neuron.threshold is nan; it must be a number above 0."),
         ("neuron.threshold=inf", "neuron.threshold is inf; it must be a number above 0."),
         ("train.learning_rate=11", "train.learning_rate is 11; it must be a number above 0 and at most 10."),
+        ("train.label_smoothing=1.0", "train.label_smoothing is 1.0; it must be a number of at least 0 and below 1."),
         ("train.weight_decay=2.0", "train.weight_decay is 2.0; it must be a number from 0 to 1."),
         ('map.chip=""', 'map.chip is ""; it must be a string that is not empty.'),
         ("network=[]", "network is []; it must be a list of 1..256 layers"),

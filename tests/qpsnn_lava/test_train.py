@@ -15,7 +15,7 @@ from netx_export.errors import ConfigError
 from netx_export.network import Rate, Voltage
 from qpsnn_lava.blocks import Conv, Dense, Flatten, Integrate, NeuronOptions, slayer
 from qpsnn_lava.coding import Coding, encode
-from qpsnn_lava.model import SpikingNetwork, set_quantised
+from qpsnn_lava.model import SpikingNetwork, logits, set_quantised
 from qpsnn_lava.quantise import Quantiser, ReScaW
 from qpsnn_lava.train import (
     Progress,
@@ -217,6 +217,23 @@ def test_the_cosine_takes_the_learning_rate_to_zero(corners: Corners, monkeypatc
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     train(_ours(), corners, CODING, Schedule(2, batch=80, optimiser="sgd", learning_rate=0.5, weight_decay=0.125))
     assert rates == pytest.approx([0.5, 0.25 * (1 + math.sqrt(0.5)), 0.25, 0.25 * (1 - math.sqrt(0.5))])
+
+
+def test_label_smoothing_spreads_a_share_of_each_label(corners: Corners) -> None:
+    """The loss of one step against targets written out."""
+    losses: list[float] = []
+    model = _ours()
+    before = copy.deepcopy(model).train()
+    schedule = Schedule(1, batch=len(corners.train.labels), learning_rate=1e-9, label_smoothing=0.25)
+    train(model, corners, CODING, schedule, progress=lambda p: losses.append(p.loss))
+    spikes = to_input(corners.train.images, CODING, corners.max_value, 0, corners.train.indices)
+    scores = logits(before(spikes), readout_of(model, corners.classes, None)).detach()
+    targets = torch.full_like(scores, 0.25 / corners.classes)
+    targets[torch.arange(len(scores)), torch.from_numpy(corners.train.labels)] += 0.75
+    by_hand = -(targets * scores.log_softmax(1)).sum(1).mean()
+    assert losses[0] == pytest.approx(float(by_hand), rel=1e-6)
+    hard = torch.nn.functional.cross_entropy(scores, torch.from_numpy(corners.train.labels))
+    assert abs(losses[0] - float(hard)) > 1e-3
 
 
 @pytest.mark.parametrize("quantised", [False, True])
