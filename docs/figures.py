@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qpsnn_lava.ablation_report import WORDS, difference_text, place_text
 from qpsnn_lava.report import summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +115,59 @@ def of_widths(found: dict[str, Any]) -> str:
     return table(["", *names], rows)
 
 
+def of_cells(study: dict[str, Any]) -> str:
+    """Accuracy of every cell; of several axes the last two side by side, of one with what the network costs."""
+    axes = {axis: list(settings) for axis, settings in study["axes"].items()}
+    cells = {tuple(cell["settings"].values()): cell for cell in study["cells"] if cell["n"]}
+    if len(axes) == 1:
+        titles = [*axes, "integer, %", "kB", "synapse words", "cores"]
+        costs = [
+            (f"{1000 * c['size_mb']['mean']:,.1f}", *(f"{c[key]['mean']:,.0f}" for key in ("synapse_words", "cores")))
+            for c in cells.values()
+        ]
+        return table(titles, [[key[0], _mean(cell), *cost] for (key, cell), cost in zip(cells.items(), costs, strict=True)])
+    below = max(1, len(axes) - 2)
+    columns = list(itertools.product(*list(axes.values())[below:]))
+    titles = [
+        ", ".join(list(axes)[:below]),
+        *(
+            ", ".join(f"{axis} {setting}" for axis, setting in zip(list(axes)[below:], point, strict=True))
+            for point in columns
+        ),
+    ]
+    rows = itertools.product(*list(axes.values())[:below])
+    return table(titles, [[", ".join(row), *(_mean(cells.get((*row, *point))) for point in columns)] for row in rows])
+
+
+def _mean(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    deviation = cell["integer"]["deviation"]
+    return f"{cell['integer']['mean']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def of_differences(study: dict[str, Any]) -> str:
+    """Each setting against its baseline: over all, and by bits and share kept."""
+    rows = [
+        [
+            f"{row['setting']} - {row['baseline']}",
+            place_text(row) if row["at"] else "all",
+            difference_text(row),
+            str(row["n"]),
+            WORDS[row["verdict"]],
+        ]
+        for row in study["differences"]
+        if not row["at"] or (set(row["at"]) <= {"bits", "keep"} and len(row["at"]) == 1)
+    ]
+    return table(["accuracy of", "at", "points, 95 % interval", "pairs", "is"], rows)
+
+
+def of_study(report: dict[str, Any], name: str) -> str:
+    """The two tables of a study of an ablation."""
+    study = next(study for study in report["studies"] if study["name"] == name)
+    return f"{of_cells(study)}\n{of_differences(study)}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bench/simulate-pilotnet": of_simulation,
     "bench/map": of_mapping,
@@ -123,12 +179,19 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def updated(text: str, results: Path) -> str:
-    """``text`` with every block renewed whose figures stand in ``results``: NAME.json of a table, else NAME/report.json."""
+    """``text`` with every block renewed whose figures stand in ``results``.
+
+    These are NAME.json of a table; FOLDER/report.json of a study, whose block is named FOLDER/STUDY; else NAME/report.json.
+    """
 
     def renew(found: re.Match[str]) -> str:
         name = found["name"]
+        folder, _, study = name.partition("/")
+        make: Callable[[dict[str, Any]], str] = TABLES.get(name, of_report)
         file = results / f"{name}.json" if name in TABLES else results / name / "report.json"
-        body = TABLES.get(name, of_report)(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else found["body"]
+        if folder.startswith("ablation-"):
+            make, file = partial(of_study, name=study), results / folder / "report.json"
+        body = make(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else found["body"]
         return found[1] + body + found[4]
 
     return BLOCK.sub(renew, text)
