@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 import mapping
+import qpsnn_lava
 from netx_export.integers import stored_bits
 from qpsnn_lava import pipeline, prune
 from qpsnn_lava.ablate import ablate
@@ -195,7 +196,7 @@ accuracy_figure(study, report["n_test"])
 # follows from it. Bold rows are means over all combinations of the other axes; an empty circle is a difference that was not shown.
 
 # %%
-root = next(folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "results" / "ablation-fashion-mnist").is_dir())
+root = Path(qpsnn_lava.__file__).parents[1]  # of the repository, where `make setup` has installed it from
 recorded = json.loads((root / "results" / "ablation-fashion-mnist" / "report.json").read_text())
 studies = {study["name"]: study for study in recorded["studies"]}
 print(f"{recorded['done']} of {recorded['runs']} runs, n = {recorded['n_test']:,}; made by: {recorded['command']}")
