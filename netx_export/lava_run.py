@@ -527,7 +527,7 @@ def _reporter(folder: Path, samples: int, progress: Callable[[int, int], None] |
     def report() -> None:
         nonlocal last
         done = 0
-        with contextlib.suppress(OSError, ValueError):  # not there yet
+        with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or only begun
             done = int(np.load(folder / "done.npy")[0])
         if progress is not None and done != last:
             progress(done, samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import io
 import itertools
 import os
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from netx_files import wheel
 from numpy.typing import NDArray
 from strategies import Case, cases
 
@@ -262,6 +262,19 @@ def test_a_sigma_delta_network_equals_simulation(tmp_path: Path, models: str) ->
     np.testing.assert_array_equal(got.voltage, expected.voltage["out"][..., -1])
 
 
+def test_a_count_that_the_child_has_only_begun_to_write(tmp_path: Path) -> None:
+    """The file is there before its header is: nothing is finished yet."""
+    seen: list[tuple[int, int]] = []
+    report = lava_run._reporter(tmp_path, 3, lambda *n: seen.append(n))
+    np.save(tmp_path / "whole.npy", np.array([2]))
+    whole = (tmp_path / "whole.npy").read_bytes()
+    for size in (None, 0, 5, len(whole) - 1, len(whole)):
+        if size is not None:
+            (tmp_path / "done.npy").write_bytes(whole[:size])
+        report()
+    assert seen == [(0, 3), (2, 3)]
+
+
 def test_delays_are_exact_sample_by_sample(tmp_path: Path) -> None:
     """Sums under way would reach from one window into the next: each sample is a run of its own."""
     network = Network(
@@ -317,8 +330,7 @@ def test_generated_networks_equal_simulation_in_all_layers(
 )
 def test_every_file_of_the_wheel_equals_simulation_in_all_layers(name: str, steps: int, models: str) -> None:
     """All six, a sample each, on the stock models where these take seconds; what was recorded of them is in test_recorded."""
-    (found,) = (f for f in importlib.metadata.files("lava-dl") or [] if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
-    path = Path(str(found.locate()))
+    path = wheel(name)
     network = hdf5.read(path)
     frames = random_input(dataclasses.replace(network, steps=steps), 1, 0.3, 1)
     expected = simulate(network, frames)
