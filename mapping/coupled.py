@@ -231,7 +231,7 @@ class _Search:
         self.stuck = 0
 
     def impossible(self) -> CapacityError:
-        name, slots = self.layers[self.stuck].name, self.chip.core_limits.get("axon_out", 0)
+        name, slots = self.layers[self.stuck].name, self.chip.core_limits["axon_out"]
         return CapacityError(
             f"{name}: its out-axons need more cores each time its targets are spread over more; {self.chip.name} has "
             f"{slots} out-axon slots a core. Way out: {WAYS_OUT['axon_out']}.",
@@ -280,7 +280,7 @@ class _Search:
                 chosen = dict(zip(frontier, state.key, strict=True))
                 mask = allowed.copy()
                 for s in ready:
-                    mask &= slots * self._axon_out(s, i, chosen) <= self.chip.core_limits.get("axon_out", 0)
+                    mask &= slots * self._axon_out(s, i, chosen) <= self.chip.core_limits["axon_out"]
                 key = tuple(chosen[layer] for layer in kept)
                 if key not in groups:
                     size = len(self.candidates[i])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from netx_files import wheel
 from numpy.typing import NDArray
 from strategies import Case, cases, graphs, inputs, networks
 
@@ -342,12 +342,6 @@ def test_products(case: tuple[Network, Array]) -> None:
 
 
 # --- recorded vectors
-
-
-def wheel(name: str) -> Path:
-    files = importlib.metadata.files("lava-dl") or []
-    (found,) = (f for f in files if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
-    return Path(str(found.locate()))
 
 
 @pytest.mark.parametrize("path", PATHS)

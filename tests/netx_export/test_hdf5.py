@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from netx_files import put, wheel
 from strategies import graphs, networks
 
 from netx_export import hdf5
@@ -71,12 +71,6 @@ def dense_chain(**changes: Any) -> Network:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "network.net"
-
-
-def wheel(name: str) -> Path:
-    files = importlib.metadata.files("lava-dl") or []
-    (found,) = (f for f in files if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
-    return Path(str(found.locate()))
 
 
 # --- written and read
@@ -364,17 +358,6 @@ def test_a_hdf5_file_of_another_kind(path: Path) -> None:
 
 
 # --- files that are wrong somewhere
-
-
-def put(where: str, value: object, **options: Any) -> Callable[[h5py.File], None]:
-    """Replaces one dataset."""
-
-    def change(file: h5py.File) -> None:
-        if where in file:
-            del file[where]
-        file.create_dataset(where, data=value, **options)
-
-    return change
 
 
 def drop(where: str) -> Callable[[h5py.File], None]:

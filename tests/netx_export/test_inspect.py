@@ -24,6 +24,7 @@ import pytest
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st
+from netx_files import WHEEL, put
 from packaging.requirements import Requirement
 
 from netx_export import hdf5
@@ -45,9 +46,6 @@ from netx_export.network import (
 from qpsnn_lava import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEEL = sorted(
-    Path(str(file.locate())) for file in importlib.metadata.files("lava-dl") or [] if file.as_posix().endswith(".net")
-)
 LIMIT = 1 << 23
 RNG = np.random.default_rng(0)
 NETWORK = Network(
@@ -172,15 +170,6 @@ def test_recurrent_input_counts_and_only_the_hosts_spikes_are_graded() -> None:
 
 
 # --- what Lava ignores --------------------------------------------------------------------------------------------------
-
-
-def put(key: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        if key in file:
-            del file[key]
-        file[key] = value
-
-    return change
 
 
 def half(file: h5py.File) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from netx_files import put
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from strategies import Case, cases, networks
@@ -293,15 +294,6 @@ def test_without_the_package_nir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert network_of(read_nir(tmp_path / "x.nir")) == small()  # reading does not need it
 
 
-def set_(path: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        if path in file:
-            del file[path]
-        file[path] = value
-
-    return change
-
-
 def drop(path: str) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         del file[path]
@@ -312,25 +304,25 @@ def drop(path: str) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_("node/nodes/cuba_synapses/weight", np.ones((5, 27), np.float32)), None),
+        (put("node/nodes/cuba_synapses/weight", np.ones((5, 27), np.float32)), None),
         (
-            set_("node/nodes/lif/v_threshold", np.full(4, 61, np.float32)),
+            put("node/nodes/lif/v_threshold", np.full(4, 61, np.float32)),
             r"v_threshold of node 'lif' is not what the integers in its metadata say: the file was changed after .*; quantise it anew",
         ),
-        (set_("node/nodes/lif/metadata/qpsnn/threshold", 61), r"v_threshold of node 'lif' is not what the integers"),
+        (put("node/nodes/lif/metadata/qpsnn/threshold", 61), r"v_threshold of node 'lif' is not what the integers"),
         (
-            set_("node/nodes/lif/metadata/qpsnn/threshold", -1),
+            put("node/nodes/lif/metadata/qpsnn/threshold", -1),
             r"metadata are damaged \(threshold is -1; .*\); export it again",
         ),
-        (set_("node/nodes/lif/metadata/qpsnn/threshold", [1, 2]), r"the integers in the file's metadata are damaged; export"),
+        (put("node/nodes/lif/metadata/qpsnn/threshold", [1, 2]), r"the integers in the file's metadata are damaged; export"),
         (drop("node/nodes/lif/metadata/qpsnn/name"), r"the integers in the file's metadata are damaged; export it again"),
         (drop("node/nodes/lif/metadata"), r"the integers in the file's metadata are damaged; export it again"),
-        (set_("node/nodes/lif/r", np.ones(3)), r"the integers in the file's metadata are damaged"),
-        (set_("node/metadata/qpsnn/dt", -1.0), r"metadata are damaged \(dt is -1; "),
-        (set_("node/metadata/qpsnn/format", 2), r"they are of a format that a later qpsnn-lava wrote"),
-        (set_("node/metadata/qpsnn/classes", 3), r"metadata are damaged \(a/b: 4 neurons cannot be shared"),
-        (set_("node/nodes/pool_synapses/kernel_size", [60000, 60000]), r"node 'pool_synapses': its pooling makes \d+ weights"),
-        (set_("node/nodes/if/metadata/qpsnn/name", "no"), r"the integers in the file's metadata belong to other nodes"),
+        (put("node/nodes/lif/r", np.ones(3)), r"the integers in the file's metadata are damaged"),
+        (put("node/metadata/qpsnn/dt", -1.0), r"metadata are damaged \(dt is -1; "),
+        (put("node/metadata/qpsnn/format", 2), r"they are of a format that a later qpsnn-lava wrote"),
+        (put("node/metadata/qpsnn/classes", 3), r"metadata are damaged \(a/b: 4 neurons cannot be shared"),
+        (put("node/nodes/pool_synapses/kernel_size", [60000, 60000]), r"node 'pool_synapses': its pooling makes \d+ weights"),
+        (put("node/nodes/if/metadata/qpsnn/name", "no"), r"the integers in the file's metadata belong to other nodes"),
         (drop("node/metadata"), r"the file holds no integers of qpsnn-lava: another framework wrote it; quantise it"),
     ],
 )
@@ -672,7 +664,7 @@ def test_a_pooling_may_not_multiply_without_end(tmp_path: Path, monkeypatch: pyt
 
 
 def edges(*pairs: tuple[str, str]) -> Callable[[h5py.File], None]:
-    return set_("node/edges", [list(pair) for pair in pairs])
+    return put("node/edges", [list(pair) for pair in pairs])
 
 
 def circle(file: h5py.File) -> None:
@@ -710,13 +702,13 @@ def many(file: h5py.File) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "not nir": (drop("node"), r"is an HDF5 file, but not a NIR file: it has no group 'node'"),
-    "node is data": (set_("node", 3), r"/node is not a group"),
-    "top": (set_("node/type", "Linear"), r"the node at the top is of type 'Linear'; a NIRGraph is expected"),
+    "node is data": (put("node", 3), r"/node is not a group"),
+    "top": (put("node/type", "Linear"), r"the node at the top is of type 'Linear'; a NIRGraph is expected"),
     "no nodes": (drop("node/nodes"), r"a graph of 0 nodes; 1\.\.4096 are read"),
-    "nodes are data": (set_("node/nodes", 3), r"a graph of 0 nodes"),
-    "edges": (set_("node/edges", [1, 2]), r"edges must be pairs of names, \(n, 2\) texts"),
+    "nodes are data": (put("node/nodes", 3), r"a graph of 0 nodes"),
+    "edges": (put("node/edges", [1, 2]), r"edges must be pairs of names, \(n, 2\) texts"),
     "no edges": (drop("node/edges"), r"edges must be pairs of names"),
-    "three": (set_("node/edges", [["n0", "n1", "n2"]]), r"edges must be pairs of names"),
+    "three": (put("node/edges", [["n0", "n1", "n2"]]), r"edges must be pairs of names"),
     "gone": (edges(("n0", "\x1b[31mx")), r"an edge names the node '\N{REPLACEMENT CHARACTER}\[31mx', which is not there"),
     "branch": (
         edges(("n0", "n1"), ("n0", "n2"), ("n1", "n3")),
@@ -727,21 +719,21 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "loop": (edges(("n0", "n1"), ("n2", "n3"), ("n3", "n2")), r"a part of the graph goes round in a circle; only chains"),
     "apart": (edges(("n0", "n1"), ("n2", "n3")), r"the graph has 2 nodes without an edge into them; only chains"),
     "kind": (
-        set_("node/nodes/n1/type", "Conv1d"),
+        put("node/nodes/n1/type", "Conv1d"),
         r"node 'n1' is of type 'Conv1d', which is not read; write a Conv2d of height 1",
     ),
     "subgraph": (
-        set_("node/nodes/n1/type", "NIRGraph"),
+        put("node/nodes/n1/type", "NIRGraph"),
         r"node 'n1' is of type 'NIRGraph', .*; write its nodes into the outer graph",
     ),
     "unknown": (
-        set_("node/nodes/n1/type", "[b]\n"),
+        put("node/nodes/n1/type", "[b]\n"),
         r"is of type '\[b\].', which is not read; known are Input, Linear, Affine, Conv2d",
     ),
     "no type": (drop("node/nodes/n1/type"), r"node 'n1' has no type"),
-    "type": (set_("node/nodes/n1/type", 4), r"node 'n1' has no type"),
-    "two types": (set_("node/nodes/n1/type", ["a", "b"]), r"node 'n1' has no type"),
-    "long type": (set_("node/nodes/n1/type", "x" * 300), r"/node/nodes/n1: type must be a text of 1\.\.256 bytes"),
+    "type": (put("node/nodes/n1/type", 4), r"node 'n1' has no type"),
+    "two types": (put("node/nodes/n1/type", ["a", "b"]), r"node 'n1' has no type"),
+    "long type": (put("node/nodes/n1/type", "x" * 300), r"/node/nodes/n1: type must be a text of 1\.\.256 bytes"),
     "long edge": (edges(("n0", "x" * 300)), r"/node: edges must be a text of 1\.\.256 bytes"),
     "hard link": (circle, r"more than 8 groups in one another; a NIR file needs less"),
     "external": (external, r"/node/nodes/n1/weight is a link to elsewhere, which is never followed"),
@@ -749,7 +741,7 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "chunk": (chunk, r"/node/nodes/n1: weight claims 268435456 bytes, but the file holds 0 for it"),
     "huge": (huge, r"/node/nodes/n1: weight of shape \(1048576, 1048576\) \(float32\) is too large to be read"),
     "objects": (
-        set_("node/nodes/n1/weight", np.zeros(2, [("a", "f4")])),
+        put("node/nodes/n1/weight", np.zeros(2, [("a", "f4")])),
         r"/node/nodes/n1: weight is of type .*; numbers are expected",
     ),
 }

@@ -21,12 +21,11 @@ The wheel does not say what recorded the others; that pilotnet_lif comes from a 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from netx_files import wheel
 from numpy.typing import NDArray
 
 from netx_export.hdf5 import read
@@ -46,13 +45,6 @@ from netx_export.network import (
 from netx_export.simulate import Reset, Run, decide, simulate
 
 Array = NDArray[Any]
-
-
-def wheel(name: str) -> Path:
-    """A file of the installed lava-dl wheel, without importing anything of it."""
-    files = importlib.metadata.files("lava-dl") or []
-    (found,) = (f for f in files if f.as_posix() == f"tests/lava/lib/dl/netx/{name}")
-    return Path(str(found.locate()))
 
 
 def recorded(name: str) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import itertools
 import json
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from netx_files import WHEEL, put
 from pages import HOSTILE, NUMBERS, Reader, compare, embedded, expected, says, section
 
 from netx_export import hdf5
@@ -38,9 +38,6 @@ from qpsnn_lava.inspect_page import inspect_page, of_file
 from qpsnn_lava.plots import weight_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEEL = sorted(
-    Path(str(file.locate())) for file in importlib.metadata.files("lava-dl") or [] if file.as_posix().endswith(".net")
-)
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -76,15 +73,6 @@ def written(folder: Path, net: Network, *changes: Callable[[h5py.File], None]) -
         for change in changes:
             change(file)
     return path
-
-
-def put(key: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        if key in file:
-            del file[key]
-        file[key] = value
-
-    return change
 
 
 def fraction(file: h5py.File) -> None:
