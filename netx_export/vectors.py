@@ -6,8 +6,7 @@ Short loops over rows of numbers that lie side by side, on arrays that could ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ BLOCK = 16  # rows are whole blocks of so many numbers
 VECTOR_BITS = 256
 WORD = ir.IntType(64)
 DOUBLE = ir.DoubleType()
-LANES = VECTOR_BITS // 64
-PLACES = 1 << 16  # the longest row of reduce_row
+LANES = 8  # float64 numbers at a time: one register of AVX-512, two of AVX2
+PANEL = 4  # rows that are exchanged together
+PLACES = 1 << 16  # the longest row of find_largest
 
 
 def sum_rows(blocks: int, graded: bool = False) -> Any:
@@ -203,97 +203,301 @@ ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mask
 FUSED = ("contract",)  # one rounding of x - a * b where the machine has it
 
 
-def _subtract_two(context: Any, a: Any, height: Any, width: Any, first: Any, x: Any, second: Any, y: Any) -> Any:
-    """``a[i * width + k] -= first[i] * x[k] + second[i] * y[k]`` for i in 0..height-1, k in 0..width-1, float64.
-
-    The width is a multiple of BLOCK.
-    """
-    signature = types.void(a, height, width, first, x, second, y)
+def _copy_row(context: Any, source: Any, start: Any, width: Any, out: Any, at: Any) -> Any:
+    """``out[at + k] = source[start + k]`` for k in 0..width-1, float64 of float32 or float64, of arrays without gaps."""
+    assert source.layout == out.layout == "C"
+    signature = types.void(source, start, width, out, at)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, height, width, first, x, second, y = _data(context, builder, signature, args)
-        with _blocks(builder, width) as places:
-            rows = [[_load_vector(builder, row, k, LANES, DOUBLE) for k in places] for row in (x, y)]
-            with cgutils.for_range(builder, height, intp=WORD) as each:
-                start = builder.mul(each.index, width)
-                factors = [_splat(builder, builder.load(builder.gep(f, [each.index])), LANES) for f in (first, second)]
-                for k, *terms in zip(places, *rows, strict=True):
-                    at = builder.add(start, k)
-                    value = _load_vector(builder, a, at, LANES, DOUBLE)
-                    for factor, term in zip(factors, terms, strict=True):
-                        value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
-                    _store_vector(builder, value, a, at, LANES, DOUBLE)
+        kind = context.get_value_type(signature.args[0].dtype)
+        source, start, width, out, at = _data(context, builder, signature, args)
+
+        def wide(value: Any, type_: Any) -> Any:
+            return value if kind == DOUBLE else builder.fpext(value, type_)
+
+        lanes = ir.Constant(WORD, LANES)
+        with cgutils.for_range(builder, builder.udiv(width, lanes), intp=WORD) as part:
+            k = builder.mul(part.index, lanes)
+            value = _load_vector(builder, source, builder.add(start, k), LANES, kind)
+            _store_vector(builder, wide(value, ir.VectorType(DOUBLE, LANES)), out, builder.add(at, k), LANES, DOUBLE)
+        left = builder.urem(width, lanes)
+        first = builder.sub(width, left)
+        with cgutils.for_range(builder, left, intp=WORD) as one:
+            k = builder.add(first, one.index)
+            value = wide(builder.load(builder.gep(source, [builder.add(start, k)])), DOUBLE)
+            builder.store(value, builder.gep(out, [builder.add(at, k)]))
         return context.get_dummy_value()
 
     return signature, code
 
 
-def _reduce_row(context: Any, a: Any, start: Any, factor: Any, x: Any, free: Any, width: Any, out: Any) -> Any:
-    """``out[k] = a[start + k] - factor * x[k]`` for k in 0..width-1, float64; returns a k of the largest ``|out[k]| * free[k]``.
+def _find_largest(context: Any, room: Any, row: Any, free: Any, width: Any) -> Any:
+    """A k of the largest ``|room[row + k]| * room[free + k]`` for k in 0..width-1, float64.
 
     Largest but for a relative 2**-36: the last 16 bits are taken for the place.  The width is a multiple of BLOCK, at most PLACES.
     """
-    signature = types.int64(a, start, factor, x, free, width, out)
+    signature = types.int64(room, row, free, width)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, start, factor, x, free, width, out = _data(context, builder, signature, args)
+        room, row, free, width = _data(context, builder, signature, args)
         whole = ir.VectorType(WORD, LANES)
         size = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - PLACES)] * LANES)  # without the sign and the last bits
-        lane = ir.Constant(whole, [ir.Constant(WORD, i) for i in range(LANES)])
-        factors = _splat(builder, factor, LANES)
-        best = [
-            cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(DOUBLE, LANES), None)) for _ in range(BLOCK // LANES)
-        ]
-        with _blocks(builder, width) as places:
-            for k, most in zip(places, best, strict=True):
-                term = builder.fmul(factors, _load_vector(builder, x, k, LANES, DOUBLE), flags=FUSED)
-                value = builder.fsub(_load_vector(builder, a, builder.add(start, k), LANES, DOUBLE), term, flags=FUSED)
-                _store_vector(builder, value, out, k, LANES, DOUBLE)
-                weighted = builder.bitcast(builder.fmul(value, _load_vector(builder, free, k, LANES, DOUBLE)), whole)
-                place = builder.add(_splat(builder, k, LANES), lane)
-                key = builder.bitcast(builder.or_(builder.and_(weighted, size), place), value.type)
-                builder.store(_larger(builder, key, builder.load(most)), most)
-        word = builder.bitcast(_largest_of(builder, [builder.load(most) for most in best]), WORD)
+
+        def key(k: Any) -> Any:
+            value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
+            weighted = builder.fmul(value, _load_vector(builder, room, builder.add(free, k), LANES, DOUBLE))
+            weighted = builder.bitcast(weighted, whole)
+            return builder.bitcast(builder.or_(builder.and_(weighted, size), _places(builder, k)), value.type)
+
+        word = builder.bitcast(_largest_in_blocks(builder, width, key), WORD)
         return builder.and_(word, ir.Constant(WORD, PLACES - 1))
 
     return signature, code
 
 
-def _scale_row(context: Any, row: Any, factor: Any, place: Any, width: Any, x: Any, a: Any, start: Any) -> Any:
-    """``x[k] = a[start + k] = row[k] * factor`` for k in 0..width-1, but x[place] = 1 + factor and a[start + place] = factor.
+def _scale_row(context: Any, room: Any, row: Any, factor: Any, place: Any, width: Any, x: Any, free: Any) -> Any:
+    """``x[k] = row[k] *= factor`` for k in 0..width-1, but row[place] = factor and x[place] = 1 + factor; free[place] = 0.
 
-    Float64; the width is a multiple of BLOCK.  Returns the largest |x[k]|.
+    Float64; row, x and free begin at these places of the room.  The width is a multiple of BLOCK.  Returns the largest |x[k]|.
     """
-    signature = types.float64(row, factor, place, width, x, a, start)
+    signature = types.float64(room, row, factor, place, width, x, free)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, factor, place, width, x, a, start = _data(context, builder, signature, args)
-        vector, whole = ir.VectorType(DOUBLE, LANES), ir.VectorType(WORD, LANES)
-        lane = ir.Constant(whole, [ir.Constant(WORD, i) for i in range(LANES)])
-        sign = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - 1)] * LANES)
-        factors, wanted = _splat(builder, factor, LANES), _splat(builder, place, LANES)
+        room, row, factor, place, width, x, free = _data(context, builder, signature, args)
+        vector = ir.VectorType(DOUBLE, LANES)
+        factors = _splat(builder, factor, LANES)
         more = builder.fadd(factors, ir.Constant(vector, [ir.Constant(DOUBLE, 1.0)] * LANES))
-        best = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(BLOCK // LANES)]
-        with _blocks(builder, width) as places:
-            for k, most in zip(places, best, strict=True):
-                value = builder.fmul(_load_vector(builder, row, k, LANES, DOUBLE), factors)
-                there = builder.icmp_unsigned("==", builder.add(_splat(builder, k, LANES), lane), wanted)
-                _store_vector(builder, builder.select(there, factors, value), a, builder.add(start, k), LANES, DOUBLE)
-                value = builder.select(there, more, value)
-                _store_vector(builder, value, x, k, LANES, DOUBLE)
-                size = builder.bitcast(builder.and_(builder.bitcast(value, whole), sign), vector)
-                builder.store(_larger(builder, size, builder.load(most)), most)
-        return _largest_of(builder, [builder.load(most) for most in best])
+
+        def scaled(k: Any) -> Any:
+            in_row, in_x, in_free = (builder.add(start, k) for start in (row, x, free))
+            value = builder.fmul(_load_vector(builder, room, in_row, LANES, DOUBLE), factors)
+            there = _is_place(builder, k, place)
+            _store_vector(builder, builder.select(there, factors, value), room, in_row, LANES, DOUBLE)
+            value = builder.select(there, more, value)
+            _store_vector(builder, value, room, in_x, LANES, DOUBLE)
+            still = _load_vector(builder, room, in_free, LANES, DOUBLE)
+            _store_vector(builder, builder.select(there, ir.Constant(vector, None), still), room, in_free, LANES, DOUBLE)
+            return _size(builder, value)
+
+        return _largest_in_blocks(builder, width, scaled)
 
     return signature, code
 
 
-@contextmanager
-def _blocks(builder: Any, width: Any) -> Iterator[list[Any]]:
-    """A loop over blocks of a row: the places of the block's vectors."""
-    with cgutils.for_range(builder, builder.udiv(width, ir.Constant(WORD, BLOCK)), intp=WORD) as block:
-        start = builder.mul(block.index, ir.Constant(WORD, BLOCK))
-        yield [builder.add(start, ir.Constant(WORD, i)) for i in range(0, BLOCK, LANES)]
+def _make_step(context: Any, room: Any, row: Any, place: Any, width: Any, step: Any) -> Any:
+    """``step[k] = row[k]`` for k in 0..width-1, but 1 more in step[place], float64; returns the largest size in step.
+
+    Row and step begin at these places of the room; the width is a multiple of BLOCK.
+    """
+    signature = types.float64(room, row, place, width, step)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, row, place, width, step = _data(context, builder, signature, args)
+        one = ir.Constant(ir.VectorType(DOUBLE, LANES), [ir.Constant(DOUBLE, 1.0)] * LANES)
+
+        def made(k: Any) -> Any:
+            value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
+            value = builder.select(_is_place(builder, k, place), builder.fadd(value, one), value)
+            _store_vector(builder, value, room, builder.add(step, k), LANES, DOUBLE)
+            return _size(builder, value)
+
+        return _largest_in_blocks(builder, width, made)
+
+    return signature, code
+
+
+def _subtract_one(context: Any, room: Any, a: Any, width: Any, factors: Any, row: Any) -> Any:
+    """``a[i * width + k] -= factors[i] * row[k]`` for i in 0..PANEL-1 and k in 0..width-1, float64.
+
+    a, factors and row begin at these places of the room; the width is a multiple of BLOCK.
+    """
+    signature = types.void(room, a, width, factors, row)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, a, width, factors, row = _data(context, builder, signature, args)
+        numbers = [ir.Constant(WORD, i) for i in range(PANEL)]
+        splats = [_splat(builder, builder.load(builder.gep(room, [builder.add(factors, i)])), LANES) for i in numbers]
+
+        def block(places: list[Any]) -> None:
+            for k in places:
+                term = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
+                for i, factor in zip(numbers, splats, strict=True):
+                    at = builder.add(builder.add(a, builder.mul(i, width)), k)
+                    value = _load_vector(builder, room, at, LANES, DOUBLE)
+                    value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
+                    _store_vector(builder, value, room, at, LANES, DOUBLE)
+
+        _in_blocks(builder, width, block)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+def _subtract_panel(
+    context: Any, room: Any, a: Any, count: Any, width: Any, columns: Any, steps: Any, out: Any, sums: Any
+) -> Any:
+    """``out[i * width + k] = a[i * width + k] - sum over m of a[i * width + columns[m]] * steps[m * width + k]``, float64
+
+    for i in 0..count-1, k in 0..width-1 and m in 0..PANEL-1; adds the squares of out to the LANES ``sums``.  All begin at these places
+    of the room.  The width is a multiple of BLOCK; where it is at most two of them, out may begin at rows before a, else they are apart.
+    """
+    signature = types.void(room, a, count, width, columns, steps, out, sums)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, a, count, width, columns, steps, out, sums = _data(context, builder, signature, args)
+        own = [builder.add(a, builder.extract_value(columns, m)) for m in range(PANEL)]
+        starts = [builder.add(steps, builder.mul(width, ir.Constant(WORD, m))) for m in range(PANEL)]
+        zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
+        squares = [cgutils.alloca_once(builder, zero.type) for _ in range(2 * BLOCK // LANES)]
+        builder.store(_load_vector(builder, room, sums, LANES, DOUBLE), squares[0])
+        for total in squares[1:]:
+            builder.store(zero, total)
+
+        def block(places: list[Any]) -> None:
+            terms = [[_load_vector(builder, room, builder.add(m, k), LANES, DOUBLE) for m in starts] for k in places]
+            with cgutils.for_range(builder, count, intp=WORD) as each:
+                row = builder.mul(each.index, width)
+                factors = [_splat(builder, builder.load(builder.gep(room, [builder.add(m, row)])), LANES) for m in own]
+                for k, own_terms, total in zip(places, terms, squares, strict=False):
+                    place = builder.add(row, k)
+                    value = _load_vector(builder, room, builder.add(a, place), LANES, DOUBLE)
+                    for factor, term in zip(factors, own_terms, strict=True):
+                        value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
+                    _store_vector(builder, value, room, builder.add(out, place), LANES, DOUBLE)
+                    square = builder.fmul(value, value, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(total), square, flags=FUSED), total)
+
+        _in_blocks(builder, width, block)
+        whole = builder.load(squares[0])
+        for total in squares[1:]:
+            whole = builder.fadd(whole, builder.load(total))
+        _store_vector(builder, whole, room, sums, LANES, DOUBLE)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+def _take_column(context: Any, room: Any, start: Any, width: Any, out: Any) -> Any:
+    """``room[out + i] = room[start + i * width]`` for i in 0..PANEL-1, float64; returns the largest size."""
+    signature = types.float64(room, start, width, out)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, start, width, out = _data(context, builder, signature, args)
+        sizes = []
+        for i in range(PANEL):
+            number = ir.Constant(WORD, i)
+            value = builder.load(builder.gep(room, [builder.add(start, builder.mul(number, width))]))
+            builder.store(value, builder.gep(room, [builder.add(out, number)]))
+            bits = builder.and_(builder.bitcast(value, WORD), ir.Constant(WORD, (1 << 63) - 1))
+            sizes.append(builder.bitcast(bits, DOUBLE))
+        while len(sizes) > 1:
+            sizes = [_larger(builder, x, y) for x, y in zip(sizes[::2], sizes[1::2], strict=True)]
+        return sizes[0]
+
+    return signature, code
+
+
+def _fetch(context: Any, values: Any, start: Any, count: Any) -> Any:
+    """Tells the processor that ``values[start : start + count]`` will be read soon."""
+    signature = types.void(values, start, count)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, start, count = _data(context, builder, signature, args)
+        bytes_ = ir.IntType(8).as_pointer()
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [bytes_, flag, flag, flag])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        line = ir.Constant(WORD, 64 // (signature.args[0].dtype.bitwidth // 8))
+        lines = builder.udiv(builder.add(count, builder.sub(line, ir.Constant(WORD, 1))), line)
+        with cgutils.for_range(builder, lines, intp=WORD) as each:
+            at = builder.gep(values, [builder.add(start, builder.mul(each.index, line))])
+            builder.call(prefetch, [builder.bitcast(at, bytes_), flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+def _sum_squares(context: Any, room: Any, a: Any, height: Any, width: Any, of_rows: Any, of_columns: Any) -> Any:
+    """Sum of ``of_rows[i] * of_columns[k] * a[i * width + k]**2``, float64; all three begin at these places of the room.
+
+    The width is a multiple of BLOCK.
+    """
+    signature = types.float64(room, a, height, width, of_rows, of_columns)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, a, height, width, of_rows, of_columns = _data(context, builder, signature, args)
+        zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
+        whole = cgutils.alloca_once(builder, zero.type)
+        sums = [cgutils.alloca_once(builder, zero.type) for _ in range(2 * BLOCK // LANES)]
+        builder.store(zero, whole)
+
+        def block(places: list[Any]) -> None:
+            for total in sums:
+                builder.store(zero, total)
+            with cgutils.for_range(builder, height, intp=WORD) as each:
+                row = builder.add(a, builder.mul(each.index, width))
+                weight = _splat(builder, builder.load(builder.gep(room, [builder.add(of_rows, each.index)])), LANES)
+                for k, total in zip(places, sums, strict=False):
+                    value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
+                    term = builder.fmul(builder.fmul(value, value), weight, flags=FUSED)
+                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
+            for k, total in zip(places, sums, strict=False):
+                term = builder.fmul(
+                    builder.load(total), _load_vector(builder, room, builder.add(of_columns, k), LANES, DOUBLE)
+                )
+                builder.store(builder.fadd(builder.load(whole), term), whole)
+
+        _in_blocks(builder, width, block)
+        numbers = [builder.extract_element(builder.load(whole), ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
+        while len(numbers) > 1:
+            numbers = [builder.fadd(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+        return numbers[0]
+
+    return signature, code
+
+
+def _in_blocks(builder: Any, width: Any, block: Callable[[list[Any]], None]) -> None:
+    """Code of ``block`` for the places of the vectors of a row: two BLOCKs at a time, then one that is left."""
+    two = ir.Constant(WORD, 2 * BLOCK)
+    with cgutils.for_range(builder, builder.udiv(width, two), intp=WORD) as loop:
+        start = builder.mul(loop.index, two)
+        block([builder.add(start, ir.Constant(WORD, i)) for i in range(0, 2 * BLOCK, LANES)])
+    left = builder.urem(width, two)
+    with builder.if_then(builder.icmp_unsigned("!=", left, ir.Constant(WORD, 0))):
+        start = builder.sub(width, left)
+        block([builder.add(start, ir.Constant(WORD, i)) for i in range(0, BLOCK, LANES)])
+
+
+def _largest_in_blocks(builder: Any, width: Any, vector_at: Callable[[Any], Any]) -> Any:
+    """The largest number, at least 0, of the vectors that ``vector_at`` gives for the places of a row."""
+    zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
+    best = [cgutils.alloca_once_value(builder, zero) for _ in range(2 * BLOCK // LANES)]
+
+    def block(places: list[Any]) -> None:
+        for k, most in zip(places, best[: len(places)], strict=True):
+            builder.store(_larger(builder, vector_at(k), builder.load(most)), most)
+
+    for most in best:
+        builder.store(zero, most)
+    _in_blocks(builder, width, block)
+    return _largest_of(builder, [builder.load(most) for most in best])
+
+
+def _places(builder: Any, k: Any) -> Any:
+    """k, k + 1, ... of a vector."""
+    lanes = ir.Constant(ir.VectorType(WORD, LANES), [ir.Constant(WORD, i) for i in range(LANES)])
+    return builder.add(_splat(builder, k, LANES), lanes)
+
+
+def _is_place(builder: Any, k: Any, place: Any) -> Any:
+    return builder.icmp_unsigned("==", _places(builder, k), _splat(builder, place, LANES))
+
+
+def _size(builder: Any, vector: Any) -> Any:
+    """The numbers without their signs."""
+    whole = ir.VectorType(WORD, LANES)
+    sign = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - 1)] * LANES)
+    return builder.bitcast(builder.and_(builder.bitcast(vector, whole), sign), vector.type)
 
 
 def _larger(builder: Any, x: Any, y: Any) -> Any:
@@ -305,12 +509,20 @@ def _largest_of(builder: Any, vectors: list[Any]) -> Any:
     while len(vectors) > 1:
         vectors = [_larger(builder, x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
     (most,) = vectors
-    numbers = [builder.extract_element(most, ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
-    while len(numbers) > 1:
-        numbers = [_larger(builder, x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
-    return numbers[0]
+    half = LANES // 2
+    while half:  # the upper half onto the lower one
+        upper = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(i + half) % LANES for i in range(LANES)])
+        most = _larger(builder, most, builder.shuffle_vector(most, ir.Constant(most.type, ir.Undefined), upper))
+        half //= 2
+    return builder.extract_element(most, ir.Constant(ir.IntType(32), 0))
 
 
-subtract_two: Any = intrinsic(_subtract_two)
-reduce_row: Any = intrinsic(_reduce_row)
+copy_row: Any = intrinsic(_copy_row)
+fetch: Any = intrinsic(_fetch)
+find_largest: Any = intrinsic(_find_largest)
+take_column: Any = intrinsic(_take_column)
 scale_row: Any = intrinsic(_scale_row)
+subtract_one: Any = intrinsic(_subtract_one)
+make_step: Any = intrinsic(_make_step)
+subtract_panel: Any = intrinsic(_subtract_panel)
+sum_squares: Any = intrinsic(_sum_squares)

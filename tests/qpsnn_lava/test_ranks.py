@@ -103,7 +103,7 @@ def test_other_sizes_scales_and_types(
 @pytest.mark.parametrize("kind", ["rates", "low rank"])
 def test_bounds_prove_most_ranks(shape: tuple[int, int], dtype: torch.dtype, kind: str) -> None:
     maps = _maps(2, shape, kind, 200).to(dtype)
-    wide = maps if shape[0] <= shape[1] else maps.mT
+    wide = (maps if shape[0] <= shape[1] else maps.mT).contiguous()
     counts, sure = np.zeros(200, np.int64), np.zeros(200, np.bool_)
     module._certify(wide.numpy(), 1e-6, False, counts, sure)
     assert sure.mean() > 0.95
