@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mapping import Chip, board_names, chip_names, load_board, load_chip
+from qpsnn_lava.report import markdown_table
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Chips and boards: every number with its evidence
@@ -30,7 +31,7 @@ def cell(value: object) -> str:
 
 def rows(head: tuple[str, ...], lines: list[tuple[object, ...]]) -> str:
     """A Markdown table."""
-    return "".join(f"| {' | '.join(map(cell, line))} |\n" for line in [head, ("---",) * len(head), *lines])
+    return markdown_table(head, [[cell(value) for value in line] for line in lines], "l" * len(head)) + "\n"
 
 
 def section(chip: Chip) -> str:

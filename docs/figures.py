@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qpsnn_lava.ablation_report import WORDS, difference_text, place_text
-from qpsnn_lava.report import summary
+from qpsnn_lava.report import markdown_table, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w./-]+) -->\n)(?P<body>.*?)(<!-- end of figures -->)", re.DOTALL)
@@ -26,9 +26,8 @@ def of_report(report: dict[str, Any]) -> str:
 
 
 def table(titles: list[str], rows: list[list[str]]) -> str:
-    """A markdown table, its first column to the left."""
-    rule = ["---", *("---:" for _ in titles[1:])]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+    """A Markdown table, its first column to the left."""
+    return markdown_table(titles, rows, "l" + "r" * (len(titles) - 1)) + "\n"
 
 
 def of_simulation(found: dict[str, Any]) -> str:

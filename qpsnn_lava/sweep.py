@@ -661,12 +661,12 @@ def markdown(found: Sweep) -> str:
     """The results as a Markdown document."""
     keys = list(dict.fromkeys(key for trial in found.trials for key in trial.values))
     head = ["trial", *keys, "accuracy", "MB", "cores", "synaptic ops", "seconds", "state"]
-    lines = [f"| {' | '.join(report.escape(title) for title in head)} |", "|" + "---|" * len(head)]
+    rows = []
     for trial in found.trials:
         values = [report.escape(value_text(trial.values[key])) if key in trial.values else "" for key in keys]
         mark = f"**{trial.number}**" if trial.number in found.front else str(trial.number)
         state = report.escape(": ".join(filter(None, (trial.state, trial.note)))) + _retried(trial)
-        lines.append(f"| {' | '.join([mark, *values, *cells(trial), state])} |")
+        rows.append([mark, *values, *cells(trial), state])
     done = sum(trial.state == DONE for trial in found.trials)
     best = "no other trial beats it in " + " and ".join(name.replace("_", " ") for name in found.objectives)
     return "\n".join(
@@ -677,7 +677,7 @@ def markdown(found: Sweep) -> str:
             "Accuracy (integer, 95 % Wilson interval) and synaptic operations are those of the validation set; the test set was "
             f"not read. Bold: {best}.",
             "",
-            *lines,
+            report.markdown_table([report.escape(title) for title in head], rows, "r" + "l" * len(keys) + "rrrrrl"),
             "",
             *(["![Accuracy against what it costs](pareto.png)", ""] if done else []),
         ]
