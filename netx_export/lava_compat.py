@@ -10,8 +10,8 @@ here, each in one place, and all but the last only while the import runs:
   where processes are started.
 - ``lava.lib.dl.slayer`` imports torchvision, OpenCV and a notice printer through its ``object_detection`` subpackage only: an
   empty module stands in for it.
-- ``lava.proc.conv.models`` keeps kernel size, stride, padding and dilation in 8 bits, which numpy 2 no longer widens in
-  arithmetic: inputs of more than 127 pixels a side (padding included) would fail.  The four get 32 bits, for good.
+- ``lava.proc.conv.models`` keeps kernel size, stride, padding, dilation and groups in 8 bits, which numpy 2 no longer widens in
+  arithmetic: inputs of more than 127 pixels a side (padding included) or 127 channels would fail.  The five get 32 bits, for good.
 
 Nothing here imports Lava before it is called.
 """
@@ -72,7 +72,7 @@ def import_lava() -> types.ModuleType:
     _import("lava.magma.compiler.compiler")
     model = _import("lava.proc.conv.models").AbstractPyConvModel
     kind = _import("lava.magma.core.model.py.type").LavaPyType
-    for name in ("kernel_size", "stride", "padding", "dilation"):
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups"):
         setattr(model, name, kind(np.ndarray, np.int32))
     return sys.modules["lava"]
 

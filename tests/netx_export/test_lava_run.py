@@ -163,6 +163,22 @@ def test_grouped_dilated_conv_of_a_wide_input_equals_simulation(tmp_path: Path) 
     np.testing.assert_array_equal(got.spikes, expected.spikes["conv"])
 
 
+def test_many_channels_equal_simulation(tmp_path: Path) -> None:
+    network = chain(
+        Population("image", (2, 3, 2)),
+        Conv(integers(21, -20, 25, 130, 2, 2, 2)),  # beyond 127: stock Lava on numpy 2 fails without lava_compat
+        Population("many", (130, 2, 1), Lif(4096, 100, 40)),
+        Conv(integers(22, -20, 25, 4, 65, 1, 1), groups=2),
+        Population("few", (4, 2, 1), Lif(4096, 100, 300)),
+    )
+    frames = integers(23, 0, 2, 3, 2, 3, 2, 6)
+    hdf5.write(network, tmp_path / "many.net")
+    expected = simulate(network, frames)
+    fires(expected, "many", "few")
+    got = run_lava(tmp_path / "many.net", frames, timeout=LIMIT)
+    np.testing.assert_array_equal(got.spikes, expected.spikes["few"])
+
+
 def test_an_input_population_driven_through_its_bias_equals_simulation(tmp_path: Path) -> None:
     frames = np.repeat(integers(11, -10, 90, 4, 2, 6, 5, 1), 6, axis=-1)
     frames[2, ..., 3:] += 20  # and one that changes within its window
