@@ -81,7 +81,7 @@ def markdown(report: Report, plots: Sequence[str] = ()) -> str:
 def _verdict(report: Report) -> str:
     mapping, unpruned = report["mapping"], report.get("unpruned")
     fits = "**fits**" if mapping["fits"] else "**DOES NOT FIT**"
-    cores = _change(_of(unpruned, "cores"), mapping["cores"])
+    cores = _cores_change(report, "→")
     lines = [
         f"- **Accuracy:** {_accuracy_line(report, '→')}",
         f"- **Exactness:** {_exactness_line(report)}",
@@ -482,7 +482,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     rows.append(("size", _size_line(report, "->", steps=False).replace(TIMES, " times")))
     rows.append(("syn. ops", f"{_change(_of(unpruned, 'synaptic_ops'), report['synaptic_ops'], '->')} per inference"))
     fits = "fits" if mapping["fits"] else "DOES NOT FIT"
-    cores = _change(_of(unpruned, "cores"), mapping["cores"], "->")
+    cores = _cores_change(report, "->")
     chip = f"{_plural(mapping['chips'], 'chip')} of {plain(mapping['chip'], 20)}"
     rows.append(("cores", f"{cores} (at least {mapping['lower_bound']:,}), {chip}: {fits}"))
     rows.append(("", STATEMENT))
@@ -543,6 +543,14 @@ def _change(before: float | None, after: float, arrow: str = "→") -> str:
     if before is None or round(before) == round(after):
         return f"{after:,.0f}"
     return f"{before:,.0f} {arrow} {after:,.0f}"
+
+
+def _cores_change(report: Report, arrow: str) -> str:
+    """Cores before and after pruning."""
+    unpruned, cores = report.get("unpruned"), report["mapping"]["cores"]
+    if _of(unpruned, "error") is not None:
+        return f"does not fit {arrow} {cores:,}"
+    return _change(_of(unpruned, "cores"), cores, arrow)
 
 
 def _of(table: Mapping[str, Any] | None, key: str) -> Any:

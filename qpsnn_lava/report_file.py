@@ -50,8 +50,8 @@ def check(report: object) -> None:
     all seconds, ``stability``, ``peak_bytes``}}, ``raster`` {``sample``, ``steps``, ``layers``}
     (:func:`qpsnn_lava.plots.raster_rows`), ``metrics`` {``network``, ``unpruned``} (:meth:`qpsnn_lava.metrics.Metrics.to_dict`),
     ``agreement`` {``samples``, ``spikes_compared``, ``spike_mismatches``, and maybe ``simulated_samples``, ``lava_samples``,
-    ``voltages_compared``, ``voltage_mismatches``}, ``unpruned`` {``cores``, ``synapse_words``, ``size_mb``, ``synaptic_ops``,
-    ``layers``}. Other keys are allowed.
+    ``voltages_compared``, ``voltage_mismatches``}, ``unpruned`` {``size_mb``, ``synaptic_ops``, and ``cores``,
+    ``synapse_words`` and ``layers``, or ``error``: why the chip has no place for it}. Other keys are allowed.
 
     Args:
         report: what ``json.loads`` made of the file.
@@ -257,6 +257,16 @@ def _keys(needed: Mapping[str, _Check], optional: Mapping[str, _Check] | None = 
 _ACCURACY = _keys({"value": _share, "n": _positive, "interval": _list_of(_share, 2, 2)})
 _AGREEMENT_MORE = ("simulated_samples", "lava_samples", "voltages_compared", "voltage_mismatches")
 _USE = {"cores": _count, "synapse_words": _count}
+_BEFORE = {"size_mb": _number, "synaptic_ops": _number}
+_BEFORE_MAPPED = _keys({**_BEFORE, **_USE}, {"layers": _list_of(_keys({"name": _text, **_USE}), 0, MAX_LAYERS)})
+_BEFORE_UNMAPPED = _keys({**_BEFORE, "error": _text})
+
+
+def _unpruned(value: object, where: str) -> None:
+    unmapped = isinstance(value, dict) and value.get("error") is not None
+    (_BEFORE_UNMAPPED if unmapped else _BEFORE_MAPPED)(value, where)
+
+
 _RANGE = _list_of(_number, 2, 2)
 _MAPPING_DETAILS = {
     "layers": _list_of(
@@ -390,9 +400,6 @@ _REPORT = _keys(
             {key: _count for key in ("samples", "spikes_compared", "spike_mismatches")},
             {key: _count for key in _AGREEMENT_MORE},
         ),
-        "unpruned": _keys(
-            {**_USE, "size_mb": _number, "synaptic_ops": _number},
-            {"layers": _list_of(_keys({"name": _text, **_USE}), 0, MAX_LAYERS)},
-        ),
+        "unpruned": _unpruned,
     },
 )

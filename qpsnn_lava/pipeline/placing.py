@@ -9,6 +9,7 @@ from typing import Any
 
 import mapping
 from netx_export import hdf5
+from netx_export.errors import CapacityError
 from netx_export.network import Network
 from qpsnn_lava import checkpoint
 from qpsnn_lava.config import Experiment
@@ -27,29 +28,36 @@ def utilisation(experiment: Experiment, network: Network) -> mapping.Utilisation
 
 
 def place(experiment: Experiment, files: RunFolder, say: Say) -> None:
-    """Maps both networks onto the chip, the final one with every detail, as busy as the simulation was; keeps mapping.json."""
+    """Maps both networks onto the chip, the final one with every detail, as busy as the simulation was; keeps mapping.json.
+
+    The unpruned one need not fit: that it does not is what pruning was for.
+
+    Raises:
+        CapacityError: the final network has no place there.
+    """
     if files.mapping.exists():
         return
     start = time.perf_counter()
     chip = mapping.load_chip(experiment.map.chip)
     firing = checkpoint.load_json(files.checks)["firing"]
-    networks = {"network": hdf5.read(files.network), "unpruned": hdf5.read(files.unpruned)}
-    tables: dict[str, Any] = {}
-    for name, network in networks.items():
-        placed = mapping.place(network, mapping.map_network(network, chip), firing, experiment.seed).mapping
-        mapping.require(network, placed)
-        tables[name] = {"utilisation": mapping.utilisation(network, placed).to_dict(), "mapping": placed.to_dict()}
-    final = mapping.Mapping.from_dict(tables["network"]["mapping"])
-    tables["details"] = _details(networks["network"], networks["unpruned"], final, chip, firing)
+    network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
+
+    def placed(one: Network) -> dict[str, Any]:
+        found = mapping.place(one, mapping.map_network(one, chip), firing, experiment.seed).mapping
+        mapping.require(one, found)
+        return {"utilisation": mapping.utilisation(one, found).to_dict(), "mapping": found.to_dict()}
+
+    tables = {"network": placed(network)}
+    try:
+        tables["unpruned"] = placed(unpruned)
+        before = f"unpruned {tables['unpruned']['utilisation']['cores']}"
+    except CapacityError as error:
+        tables["unpruned"] = {"error": str(error)}
+        before = "unpruned it does not fit"
+    tables["details"] = _details(network, unpruned, mapping.Mapping.from_dict(tables["network"]["mapping"]), chip, firing)
     checkpoint.save_json(files.mapping, {**tables, "seconds": time.perf_counter() - start})
-    used, cores = tables["network"]["utilisation"], tables["unpruned"]["utilisation"]["cores"]
-    say(
-        Event(
-            "map",
-            f"{chip.name}: {used['cores']} cores (unpruned {cores}), lower bound {used['lower_bound']}",
-            final=True,
-        )
-    )
+    used = tables["network"]["utilisation"]
+    say(Event("map", f"{chip.name}: {used['cores']} cores ({before}), lower bound {used['lower_bound']}", final=True))
 
 
 def _details(

@@ -36,7 +36,7 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
     training = checkpoint.load_json(files.training)
     checks = checkpoint.load_json(files.checks)
     tables = checkpoint.load_json(files.mapping)
-    used, used_unpruned = tables["network"]["utilisation"], tables["unpruned"]["utilisation"]
+    used = tables["network"]["utilisation"]
     network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
     dataset, coding = data_of(experiment), coding_of(experiment)
     torch.manual_seed(experiment.seed)
@@ -74,14 +74,9 @@ def write_report(experiment: Experiment, files: RunFolder, say: Say, command: st
             "widths": training["prune"].get("widths", []),
         },
         "unpruned": {
-            "cores": used_unpruned["cores"],
-            "synapse_words": used_unpruned["synapse_words"],
             "size_mb": deployed_mb(unpruned),
             "synaptic_ops": checks["unpruned_synaptic_ops"],
-            "layers": [
-                {"name": row["name"], "cores": row["cores"], "synapse_words": row["synapse_words_total"]}
-                for row in used_unpruned["layers"]
-            ],
+            **_mapped_before(tables["unpruned"]),
         },
         "seconds": seconds,
         "config": to_toml(experiment),
@@ -125,6 +120,17 @@ def _dataset(dataset: Dataset, coding: Coding) -> dict[str, Any]:
         "steps": coding.steps,
         "input_bits": coding.graded_bits,
     }
+
+
+def _mapped_before(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What the unpruned network takes of the chip, or why it has no place there."""
+    if "error" in table:
+        return {"error": table["error"]}
+    used = table["utilisation"]
+    layers = [
+        {"name": row["name"], "cores": row["cores"], "synapse_words": row["synapse_words_total"]} for row in used["layers"]
+    ]
+    return {"cores": used["cores"], "synapse_words": used["synapse_words"], "layers": layers}
 
 
 def _layer_rows(

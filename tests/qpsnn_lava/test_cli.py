@@ -27,7 +27,7 @@ from rich.console import Console
 
 import mapping
 from netx_export import hdf5
-from netx_export.errors import MissingError
+from netx_export.errors import CapacityError, MissingError
 from netx_export.network import Conv, Dense, Integrator, Lif, Network, Population, Projection, Voltage
 from netx_export.simulate import simulate
 from qpsnn_lava import checkpoint, cli, data, pipeline, plots, prune
@@ -934,6 +934,43 @@ def test_an_interrupted_run_goes_on(
         assert result.json[key] == whole[key], key
     assert "lava" not in result.json["accuracy"] and result.json["agreement"]["lava_samples"] == 0  # it was not there
     assert result.json["accuracy"]["integer"] == whole["accuracy"]["integer"]
+
+
+def test_what_only_fits_pruned(
+    qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unpruned network need not fit; the final one has to."""
+    monkeypatch.setattr(plots, "save_all", _drawn_before)
+    out = tmp_path / "run"
+    shutil.copytree(done, out)
+    place, widest = mapping.map_network, hdf5.read(done / "unpruned.net")["dense3"].shape
+
+    def refusing(width: tuple[int, ...]) -> Callable[..., Any]:
+        def map_network(network: Network, *rest: Any) -> Any:
+            if network["dense3"].shape == width:
+                raise CapacityError("dense3: one neuron needs 25090 pool, a core of loihi2 has 20000.")
+            return place(network, *rest)
+
+        return map_network
+
+    (out / "mapping.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "map_network", refusing(widest))
+        result = qpsnn(*_words(made, out), "--json")
+    assert result.code == 0, result.err
+    whole = json.loads((done / "report.json").read_text())
+    assert result.json["mapping"]["cores"] == whole["mapping"]["cores"]
+    assert result.json["unpruned"] == {
+        "size_mb": whole["unpruned"]["size_mb"],
+        "synaptic_ops": whole["unpruned"]["synaptic_ops"],
+        "error": "dense3: one neuron needs 25090 pool, a core of loihi2 has 20000.",
+    }
+    assert "does not fit" in (out / "report.html").read_text() and "does not fit" in (out / "report.md").read_text()
+    (out / "mapping.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "map_network", refusing(hdf5.read(done / "network.net")["dense3"].shape))
+        result = qpsnn(*_words(made, out))
+    assert result.code == 2 and "error: dense3: one neuron needs 25090 pool" in result.err
 
 
 def test_a_mismatch_is_told_with_the_report(

@@ -226,6 +226,18 @@ def test_what_is_not_there_has_no_section() -> None:
     assert "not checked" in text and "✓ exact" not in text
 
 
+def test_what_only_fits_pruned() -> None:
+    made = whole()
+    made["unpruned"] = {"size_mb": 0.01432, "synaptic_ops": 98765.4, "error": f"{HOSTILE}: one neuron needs 25090 pool"}
+    report_file.check(made)
+    text = page(made)
+    compare(text, made)
+    words = " ".join(Reader(text).root.text.split())
+    assert "unpruned it does not fit" in words and "✓ exact" in words
+    pruning = section(text, "accuracy")
+    assert pruning is not None and "does not fit" in pruning.text and "98,765" in pruning.text
+
+
 def test_verdict_names_the_one_limit_that_binds() -> None:
     made = whole()
     rows = made["mapping"]["layers"]

@@ -387,6 +387,17 @@ def test_what_does_not_fit_is_loud() -> None:
     assert dict(summary(report))["cores"].endswith("3 chips of loihi2: DOES NOT FIT")
 
 
+def test_what_only_fits_pruned() -> None:
+    report = sample()
+    report["unpruned"] = {"size_mb": 0.0143, "synaptic_ops": 98765.4, "error": "dense: one neuron needs 25090 pool"}
+    check(report)
+    assert "**Cores:** does not fit → 4 on loihi2" in markdown(report)
+    assert dict(summary(report))["cores"].startswith("does not fit -> 4 (at least 3), 1 chip of loihi2: fits")
+    del report["unpruned"]["synaptic_ops"]
+    with pytest.raises(FormatError, match=r"the key unpruned\.synaptic_ops is missing"):
+        check(report)
+
+
 def test_plots_are_shown_with_their_meaning() -> None:
     text = markdown(sample(), ["plots/weights.png", "plots/a>b [x](y).png"])
     assert "![Integer weights of each layer on their grid](<plots/weights.png>)" in text
