@@ -42,22 +42,26 @@ def place(experiment: Experiment, files: RunFolder, say: Say) -> None:
     firing = checkpoint.load_json(files.checks)["firing"]
     network, unpruned = hdf5.read(files.network), hdf5.read(files.unpruned)
 
-    def placed(one: Network) -> dict[str, Any]:
+    def placed(one: Network) -> mapping.Mapping:
         found = mapping.place(one, mapping.map_network(one, chip), firing, experiment.seed).mapping
         mapping.require(one, found)
-        return {"utilisation": mapping.utilisation(one, found).to_dict(), "mapping": found.to_dict()}
+        return found
 
-    tables = {"network": placed(network)}
+    final = placed(network)
+    tables = {"network": _table(network, final), "details": _details(network, unpruned, final, chip, firing)}
     try:
-        tables["unpruned"] = placed(unpruned)
+        tables["unpruned"] = _table(unpruned, placed(unpruned))
         before = f"unpruned {tables['unpruned']['utilisation']['cores']}"
     except CapacityError as error:
         tables["unpruned"] = {"error": str(error)}
         before = "unpruned it does not fit"
-    tables["details"] = _details(network, unpruned, mapping.Mapping.from_dict(tables["network"]["mapping"]), chip, firing)
     checkpoint.save_json(files.mapping, {**tables, "seconds": time.perf_counter() - start})
     used = tables["network"]["utilisation"]
     say(Event("map", f"{chip.name}: {used['cores']} cores ({before}), lower bound {used['lower_bound']}", final=True))
+
+
+def _table(network: Network, placed: mapping.Mapping) -> dict[str, Any]:
+    return {"utilisation": mapping.utilisation(network, placed).to_dict(), "mapping": placed.to_dict()}
 
 
 def _details(

@@ -936,13 +936,17 @@ def test_an_interrupted_run_goes_on(
     assert result.json["accuracy"]["integer"] == whole["accuracy"]["integer"]
 
 
+@pytest.fixture
+def out(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run, whose plots are not drawn again."""
+    monkeypatch.setattr(plots, "save_all", _drawn_before)
+    return Path(shutil.copytree(done, tmp_path / "run"))
+
+
 def test_what_only_fits_pruned(
-    qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qpsnn: Callable[..., Result], done: Path, made: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The unpruned network need not fit; the final one has to."""
-    monkeypatch.setattr(plots, "save_all", _drawn_before)
-    out = tmp_path / "run"
-    shutil.copytree(done, out)
     place, widest = mapping.map_network, hdf5.read(done / "unpruned.net")["dense3"].shape
 
     def refusing(width: tuple[int, ...]) -> Callable[..., Any]:
@@ -973,12 +977,7 @@ def test_what_only_fits_pruned(
     assert result.code == 2 and "error: dense3: one neuron needs 25090 pool" in result.err
 
 
-def test_a_mismatch_is_told_with_the_report(
-    qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plots, "save_all", _drawn_before)
-    out = tmp_path / "run"
-    shutil.copytree(done, out)
+def test_a_mismatch_is_told_with_the_report(qpsnn: Callable[..., Result], made: Path, out: Path) -> None:
     checks = json.loads((out / "checks.json").read_text())
     checks["agreement"]["spike_mismatches"] = 5
     (out / "checks.json").write_text(json.dumps(checks))
@@ -988,9 +987,7 @@ def test_a_mismatch_is_told_with_the_report(
 
 
 @pytest.mark.parametrize("name", ["network.net", "training.json", "mapping.json", "checkpoints/float.safetensors"])
-def test_a_damaged_run(qpsnn: Callable[..., Result], done: Path, made: Path, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(done, out)
+def test_a_damaged_run(qpsnn: Callable[..., Result], made: Path, out: Path, name: str) -> None:
     if not name.endswith(".json"):  # what the checks read
         (out / "checks.json").unlink()
     content = (out / name).read_bytes()
