@@ -20,8 +20,8 @@ VECTOR_BITS = 256
 WORD = ir.IntType(64)
 DOUBLE = ir.DoubleType()
 LANES = 8  # float64 numbers at a time: one register of AVX-512, two of AVX2
-PANEL = 4  # rows that are exchanged together
-PLACES = 1 << 16  # the longest row of find_largest
+ABREAST = ir.VectorType(DOUBLE, LANES)
+TILE = 4  # columns side by side, and rows of them that are multiplied at a time
 
 
 def sum_rows(blocks: int, graded: bool = False) -> Any:
@@ -200,199 +200,336 @@ append8: Any = intrinsic(_append_ones)
 ONES = np.array([([i for i in range(8) if mask >> i & 1] + [0] * 8)[:8] for mask in range(256)], dtype=np.int32).reshape(-1)
 
 
-FUSED = ("contract",)  # one rounding of x - a * b where the machine has it
+FUSED = ("contract",)  # one rounding of x + a * b where the machine has it
+
+# Here on float64: eight matrices side by side, one in each lane of a vector.  ``room`` is an array of float64, and its vector ``at`` is
+# room[at * LANES : (at + 1) * LANES].  TILE columns of the matrices are a block: ``a[i, k]`` of a block that begins at vector ``a`` is
+# vector ``a + i * TILE + k``, and the next block begins ``height * TILE`` after it.
 
 
-def _copy_row(context: Any, source: Any, start: Any, width: Any, out: Any, at: Any) -> Any:
-    """``out[at + k] = source[start + k]`` for k in 0..width-1, float64 of float32 or float64, of arrays without gaps."""
-    assert source.layout == out.layout == "C"
-    signature = types.void(source, start, width, out, at)
+def _spread(
+    context: Any, maps: Any, starts: Any, add: Any, count: Any, room: Any, at: Any, step: Any, half: Any, scale: Any
+) -> Any:
+    """Lane l of vector ``at + k % 4 * step + k // 4 * half`` becomes maps[starts[l] + add + k], times lane l of vector ``scale``,
+
+    for k in 0..count-1, of which there are whole eights, and l in 0..7.  The maps are float32 or float64.
+    """
+    assert maps.layout == "C"
+    signature = types.void(maps, starts, add, count, room, at, step, half, scale)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(signature.args[0].dtype)
-        source, start, width, out, at = _data(context, builder, signature, args)
-
-        def wide(value: Any, type_: Any) -> Any:
-            return value if kind == DOUBLE else builder.fpext(value, type_)
-
-        lanes = ir.Constant(WORD, LANES)
-        with cgutils.for_range(builder, builder.udiv(width, lanes), intp=WORD) as part:
-            k = builder.mul(part.index, lanes)
-            value = _load_vector(builder, source, builder.add(start, k), LANES, kind)
-            _store_vector(builder, wide(value, ir.VectorType(DOUBLE, LANES)), out, builder.add(at, k), LANES, DOUBLE)
-        left = builder.urem(width, lanes)
-        first = builder.sub(width, left)
-        with cgutils.for_range(builder, left, intp=WORD) as one:
-            k = builder.add(first, one.index)
-            value = wide(builder.load(builder.gep(source, [builder.add(start, k)])), DOUBLE)
-            builder.store(value, builder.gep(out, [builder.add(at, k)]))
+        maps, starts, add, count, room, at, step, half, scale = _data(context, builder, signature, args)
+        factor = _load(builder, room, scale)
+        begin = [builder.add(add, builder.load(builder.gep(starts, [ir.Constant(WORD, lane)]))) for lane in range(LANES)]
+        steps = [builder.mul(step, ir.Constant(WORD, k)) for k in range(LANES // 2)]
+        with cgutils.for_range_slice(builder, ir.Constant(WORD, 0), count, ir.Constant(WORD, LANES)) as (first, _):
+            rows = [_load_vector(builder, maps, builder.add(one, first), LANES, kind) for one in begin]
+            if kind != DOUBLE:
+                rows = [builder.fpext(row, ABREAST) for row in rows]
+            far = 1
+            while far < LANES:  # transposes 8 x 8 numbers, bit by bit of their places
+                for i in range(LANES):
+                    if not i & far:
+                        rows[i], rows[i | far] = _exchanged(builder, rows[i], rows[i | far], far)
+                far *= 2
+            place = builder.add(at, builder.mul(half, builder.udiv(first, ir.Constant(WORD, LANES // 2))))
+            for k, row in enumerate(rows):
+                if k == LANES // 2:
+                    place = builder.add(place, half)
+                _store(builder, builder.fmul(row, factor), room, builder.add(place, steps[k % (LANES // 2)]))
         return context.get_dummy_value()
 
     return signature, code
 
 
-def _find_largest(context: Any, room: Any, row: Any, free: Any, width: Any) -> Any:
-    """A k of the largest ``|room[row + k]| * room[free + k]`` for k in 0..width-1, float64.
-
-    Largest but for a relative 2**-36: the last 16 bits are taken for the place.  The width is a multiple of BLOCK, at most PLACES.
-    """
-    signature = types.int64(room, row, free, width)
+def _square(context: Any, maps: Any, start: Any, count: Any) -> Any:
+    """Sum of the squares of ``count`` float32 or float64 numbers of maps from ``start`` on, of float32 added up in float32."""
+    assert maps.layout == "C"
+    signature = types.float64(maps, start, count)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, row, free, width = _data(context, builder, signature, args)
-        whole = ir.VectorType(WORD, LANES)
-        size = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - PLACES)] * LANES)  # without the sign and the last bits
-
-        def key(k: Any) -> Any:
-            value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
-            weighted = builder.fmul(value, _load_vector(builder, room, builder.add(free, k), LANES, DOUBLE))
-            weighted = builder.bitcast(weighted, whole)
-            return builder.bitcast(builder.or_(builder.and_(weighted, size), _places(builder, k)), value.type)
-
-        word = builder.bitcast(_largest_in_blocks(builder, width, key), WORD)
-        return builder.and_(word, ir.Constant(WORD, PLACES - 1))
+        kind = context.get_value_type(signature.args[0].dtype)
+        maps, start, count = _data(context, builder, signature, args)
+        lanes = LANES * (1 if kind == DOUBLE else 2)
+        vector = ir.VectorType(kind, lanes)
+        step = ir.Constant(WORD, TILE * lanes)
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(TILE)]
+        rest = cgutils.alloca_once_value(builder, ir.Constant(kind, 0.0))
+        whole = builder.sub(count, builder.urem(count, step))
+        with cgutils.for_range_slice(builder, ir.Constant(WORD, 0), whole, step) as (i, _):
+            for number, total in enumerate(sums):
+                value = _load_vector(builder, maps, builder.add(start, _plus(builder, i, number * lanes)), lanes, kind)
+                builder.store(_fused(builder, builder.load(total), value, value), total)
+        with cgutils.for_range_slice(builder, whole, count, ir.Constant(WORD, 1)) as (i, _):
+            one = builder.load(builder.gep(maps, [builder.add(start, i)]))
+            builder.store(_fused(builder, builder.load(rest), one, one), rest)
+        total = _total(builder, sums)
+        numbers = [builder.extract_element(total, ir.Constant(ir.IntType(32), i)) for i in range(lanes)]
+        whole = builder.fadd(_tree(numbers, builder.fadd), builder.load(rest))
+        return whole if kind == DOUBLE else builder.fpext(whole, DOUBLE)
 
     return signature, code
 
 
-def _scale_row(context: Any, room: Any, row: Any, factor: Any, place: Any, width: Any, x: Any, free: Any) -> Any:
-    """``x[k] = row[k] *= factor`` for k in 0..width-1, but row[place] = factor and x[place] = 1 + factor; free[place] = 0.
+def _rotate(context: Any, room: Any, a: Any, rows: Any, first: Any, tangent: Any) -> Any:
+    """Turns the eight rows rows[first : first + 8] of block a among each other, in three rounds of four pairs.
 
-    Float64; row, x and free begin at these places of the room.  The width is a multiple of BLOCK.  Returns the largest |x[k]|.
+    ``x, y = x + t y, y - t x`` of each pair, with the same t.
     """
-    signature = types.float64(room, row, factor, place, width, x, free)
+    signature = types.void(room, a, rows, first, tangent)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, row, factor, place, width, x, free = _data(context, builder, signature, args)
-        vector = ir.VectorType(DOUBLE, LANES)
-        factors = _splat(builder, factor, LANES)
-        more = builder.fadd(factors, ir.Constant(vector, [ir.Constant(DOUBLE, 1.0)] * LANES))
-
-        def scaled(k: Any) -> Any:
-            in_row, in_x, in_free = (builder.add(start, k) for start in (row, x, free))
-            value = builder.fmul(_load_vector(builder, room, in_row, LANES, DOUBLE), factors)
-            there = _is_place(builder, k, place)
-            _store_vector(builder, builder.select(there, factors, value), room, in_row, LANES, DOUBLE)
-            value = builder.select(there, more, value)
-            _store_vector(builder, value, room, in_x, LANES, DOUBLE)
-            still = _load_vector(builder, room, in_free, LANES, DOUBLE)
-            _store_vector(builder, builder.select(there, ir.Constant(vector, None), still), room, in_free, LANES, DOUBLE)
-            return _size(builder, value)
-
-        return _largest_in_blocks(builder, width, scaled)
-
-    return signature, code
-
-
-def _make_step(context: Any, room: Any, row: Any, place: Any, width: Any, step: Any) -> Any:
-    """``step[k] = row[k]`` for k in 0..width-1, but 1 more in step[place], float64; returns the largest size in step.
-
-    Row and step begin at these places of the room; the width is a multiple of BLOCK.
-    """
-    signature = types.float64(room, row, place, width, step)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, row, place, width, step = _data(context, builder, signature, args)
-        one = ir.Constant(ir.VectorType(DOUBLE, LANES), [ir.Constant(DOUBLE, 1.0)] * LANES)
-
-        def made(k: Any) -> Any:
-            value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
-            value = builder.select(_is_place(builder, k, place), builder.fadd(value, one), value)
-            _store_vector(builder, value, room, builder.add(step, k), LANES, DOUBLE)
-            return _size(builder, value)
-
-        return _largest_in_blocks(builder, width, made)
-
-    return signature, code
-
-
-def _subtract_one(context: Any, room: Any, a: Any, width: Any, factors: Any, row: Any) -> Any:
-    """``a[i * width + k] -= factors[i] * row[k]`` for i in 0..PANEL-1 and k in 0..width-1, float64.
-
-    a, factors and row begin at these places of the room; the width is a multiple of BLOCK.
-    """
-    signature = types.void(room, a, width, factors, row)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, a, width, factors, row = _data(context, builder, signature, args)
-        numbers = [ir.Constant(WORD, i) for i in range(PANEL)]
-        splats = [_splat(builder, builder.load(builder.gep(room, [builder.add(factors, i)])), LANES) for i in numbers]
-
-        def block(places: list[Any]) -> None:
-            for k in places:
-                term = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
-                for i, factor in zip(numbers, splats, strict=True):
-                    at = builder.add(builder.add(a, builder.mul(i, width)), k)
-                    value = _load_vector(builder, room, at, LANES, DOUBLE)
-                    value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
-                    _store_vector(builder, value, room, at, LANES, DOUBLE)
-
-        _in_blocks(builder, width, block)
+        room, a, rows, first, tangent = _data(context, builder, signature, args)
+        turn = _splat(builder, tangent, LANES)
+        back = builder.fneg(turn)
+        own = [builder.load(builder.gep(rows, [_plus(builder, first, i)])) for i in range(LANES)]
+        own = [builder.add(a, builder.mul(row, ir.Constant(WORD, TILE))) for row in own]
+        for k in range(TILE):
+            places = [_plus(builder, row, k) for row in own]
+            values = [_load(builder, room, place) for place in places]
+            for far in (1, 2, 4):
+                for i in range(LANES):
+                    if not i & far:
+                        x, y = values[i], values[i | far]
+                        values[i], values[i | far] = _fused(builder, x, turn, y), _fused(builder, y, back, x)
+            for place, value in zip(places, values, strict=True):
+                _store(builder, value, room, place)
         return context.get_dummy_value()
 
     return signature, code
 
 
-def _subtract_panel(
-    context: Any, room: Any, a: Any, count: Any, width: Any, columns: Any, steps: Any, out: Any, sums: Any
+def _find_row(context: Any, room: Any, column: Any, order: Any, first: Any, last: Any, least: Any) -> Any:
+    """The place in ``order``, first..last-1, of the row whose value in a block's column suits all lanes best as a pivot, of eight rows.
+
+    Its smallest share in the largest size of its lane is the largest, by the logarithms of :func:`_bits`; a lane with no size above
+    ``least`` (a vector) has no say.
+    """
+    signature = types.int64(room, column, order, first, last, least)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, column, order, first, last, least = _data(context, builder, signature, args)
+        return _best(builder, room, order, first, last, least, lambda at: _load(builder, room, builder.add(column, at)))
+
+    return signature, code
+
+
+def _best(builder: Any, room: Any, order: Any, first: Any, last: Any, least: Any, value_at: Callable[[Any], Any]) -> Any:
+    """:func:`find_row` of the values that ``value_at`` gives for the first vector of a row."""
+    end = _plus(builder, last, -1)
+    sizes = []
+    for i in range(LANES):
+        place = _plus(builder, first, i)
+        place = builder.select(builder.icmp_signed("<", place, end), place, end)
+        row = builder.load(builder.gep(order, [place]))
+        sizes.append(_bits(builder, value_at(builder.mul(row, ir.Constant(WORD, TILE)))))
+    largest = _tree(sizes, lambda x, y: _larger(builder, x, y))
+    heard = builder.icmp_signed(">", largest, _bits(builder, _load(builder, room, least)))
+    shares = [builder.select(heard, builder.sub(size, largest), ir.Constant(size.type, None)) for size in sizes]
+    far = 1
+    while far < LANES:  # in the end, lane i is the smallest of row i
+        shares = [_smaller(builder, *_exchanged(builder, x, y, far)) for x, y in zip(shares[::2], shares[1::2], strict=True)]
+        far *= 2
+    worst = most = shares[0]
+    for far in (4, 2, 1):
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [i ^ far for i in range(LANES)])
+        most = _larger(builder, most, builder.shuffle_vector(most, ir.Constant(most.type, ir.Undefined), lanes))
+    best = builder.bitcast(builder.icmp_signed("==", worst, most), ir.IntType(LANES))
+    lane = builder.cttz(builder.or_(best, ir.Constant(best.type, 1 << (LANES - 1))), ir.Constant(ir.IntType(1), 1))
+    found = builder.add(first, builder.zext(lane, WORD))
+    return builder.select(builder.icmp_signed("<", found, end), found, end)
+
+
+def _pivot(context: Any, room: Any, a: Any, height: Any, number: Any, order: Any, step: Any, free: Any, bounds: Any,
+           sums: Any) -> Any:  # fmt: skip
+    """Exchanges column ``number`` of block a with row order[step]: each value x of it becomes ``-x / p`` and p, that of the row, ``1 / p``;
+
+    then each other column gets the new one times its value of that row, which itself becomes 0 before.
+
+    Where ``|p|`` is not above the vector ``sums``, the new column is the row's unit vector, and the squares of the old one's values
+    in free rows are added to ``sums + 1``.  ``free + i`` is 1 where row i has not been exchanged; where it is now, ``sums + 2`` grows
+    by 1.  Bounds go with it: ``bounds + 2 k`` of the norm of column k of the block, and ``bounds + 2 k + 1`` of its errors, in units
+    of the last place; what is added to these, and what they mean for other columns, is added to ``sums + 3``.
+
+    Returns where :func:`find_row` would find the next column's row, from ``step + 1`` on, as long as there is one in the block: known
+    early, it need not wait for all rows.
+    """
+    signature = types.int64(room, a, height, number, order, step, free, bounds, sums)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, a, height, number, order, step, free, bounds, sums = _data(context, builder, signature, args)
+        row = builder.load(builder.gep(order, [step]))
+        outer, count, error = (_plus(builder, sums, i) for i in (1, 2, 3))
+        zero, none, tile = ir.Constant(ABREAST, None), ir.Constant(WORD, 0), ir.Constant(WORD, TILE)
+        numbers = [builder.and_(_plus(builder, number, i), ir.Constant(WORD, TILE - 1)) for i in range(TILE)]
+        columns = [builder.add(a, k) for k in numbers]
+        at_row = builder.mul(row, tile)
+        places = [builder.add(column, at_row) for column in columns]
+        value, *terms = (_load(builder, room, place) for place in places)
+        taken = builder.fcmp_ordered(">", _size(builder, value), _load(builder, room, sums))
+        every = builder.icmp_unsigned("==", builder.bitcast(taken, ir.IntType(LANES)), ir.Constant(ir.IntType(LANES), -1))
+        with builder.if_then(builder.not_(every)):
+            left = [cgutils.alloca_once_value(builder, zero) for _ in range(TILE)]
+            with cgutils.for_range_slice(builder, none, height, tile) as (i, _):
+                for j, total in enumerate(left):
+                    at = _plus(builder, i, j)
+                    x = _load(builder, room, builder.add(columns[0], builder.mul(at, tile)))
+                    still = builder.fmul(x, _load(builder, room, builder.add(free, at)))
+                    builder.store(_fused(builder, builder.load(total), still, still), total)
+            rest = builder.select(taken, zero, _total(builder, left))
+            _store(builder, builder.fadd(_load(builder, room, outer), rest), room, outer)
+        inverse = builder.select(taken, builder.fdiv(_all(1.0), value), zero)
+        factor = builder.fneg(inverse)
+        found = cgutils.alloca_once_value(builder, none)
+        with builder.if_then(builder.icmp_unsigned("<", number, ir.Constant(WORD, TILE - 1))):
+
+            def next_value(at: Any) -> Any:
+                new = builder.fmul(_load(builder, room, builder.add(columns[0], at)), factor)
+                return _fused(builder, _load(builder, room, builder.add(columns[1], at)), new, terms[0])
+
+            builder.store(_best(builder, room, order, _plus(builder, step, 1), height, sums, next_value), found)
+        for place in places:
+            _store(builder, zero, room, place)
+        made = [cgutils.alloca_once_value(builder, zero) for _ in range(TILE)]
+        with cgutils.for_range_slice(builder, none, height, tile) as (i, _):
+            for j, total in enumerate(made):
+                own, *others = (builder.add(column, builder.mul(_plus(builder, i, j), tile)) for column in columns)
+                new = builder.fmul(_load(builder, room, own), factor)
+                builder.store(_fused(builder, builder.load(total), new, new), total)
+                _store(builder, new, room, own)
+                for place, term in zip(others, terms, strict=True):
+                    _store(builder, _fused(builder, _load(builder, room, place), new, term), room, place)
+        pivot = builder.select(taken, inverse, _all(1.0))
+        for place, term in zip(places, [_all(1.0), *terms], strict=True):
+            _store(builder, builder.fmul(pivot, term), room, place)
+        _store(builder, builder.select(taken, zero, _all(1.0)), room, builder.add(free, row))
+        _store(builder, builder.fadd(_load(builder, room, count), builder.select(taken, _all(1.0), zero)), room, count)
+        norm = _root(builder, _fused(builder, _total(builder, made), pivot, pivot))
+        wrong = builder.fadd(norm, norm)
+        whole = builder.fadd(_load(builder, room, error), wrong)
+        own, *others = (builder.add(bounds, builder.mul(k, ir.Constant(WORD, 2))) for k in numbers)
+        _store(builder, norm, room, own)
+        _store(builder, wrong, room, _plus(builder, own, 1))
+        for place, term in zip(others, terms, strict=True):
+            size = _size(builder, term)
+            bound = _fused(builder, _load(builder, room, place), size, norm)
+            _store(builder, bound, room, place)
+            after = _plus(builder, place, 1)
+            _store(builder, builder.fadd(_load(builder, room, after), bound), room, after)
+            whole = _fused(builder, builder.fadd(whole, bound), size, wrong)
+        _store(builder, whole, room, error)
+        return builder.load(found)
+
+    return signature, code
+
+
+def _take_rows(
+    context: Any, room: Any, a: Any, order: Any, first: Any, last: Any, out: Any, own: Any, of: Any, error: Any
 ) -> Any:
-    """``out[i * width + k] = a[i * width + k] - sum over m of a[i * width + columns[m]] * steps[m * width + k]``, float64
+    """Takes the rows order[first : last] out of block a: they become 0, and what they were is in the vectors
 
-    for i in 0..count-1, k in 0..width-1 and m in 0..PANEL-1; adds the squares of out to the LANES ``sums``.  All begin at these places
-    of the room.  The width is a multiple of BLOCK; where it is at most two of them, out may begin at rows before a, else they are apart.
+    ``out + m * TILE + k``.  Bounds go with it, as those of :func:`pivot`: ``own`` those of the block, ``of`` those of the columns that
+    these rows will be multiplied by.  They hold after :func:`multiply`.
     """
-    signature = types.void(room, a, count, width, columns, steps, out, sums)
+    signature = types.void(room, a, order, first, last, out, own, of, error)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, a, count, width, columns, steps, out, sums = _data(context, builder, signature, args)
-        own = [builder.add(a, builder.extract_value(columns, m)) for m in range(PANEL)]
-        starts = [builder.add(steps, builder.mul(width, ir.Constant(WORD, m))) for m in range(PANEL)]
-        zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
-        squares = [cgutils.alloca_once(builder, zero.type) for _ in range(2 * BLOCK // LANES)]
-        builder.store(_load_vector(builder, room, sums, LANES, DOUBLE), squares[0])
-        for total in squares[1:]:
-            builder.store(zero, total)
-
-        def block(places: list[Any]) -> None:
-            terms = [[_load_vector(builder, room, builder.add(m, k), LANES, DOUBLE) for m in starts] for k in places]
-            with cgutils.for_range(builder, count, intp=WORD) as each:
-                row = builder.mul(each.index, width)
-                factors = [_splat(builder, builder.load(builder.gep(room, [builder.add(m, row)])), LANES) for m in own]
-                for k, own_terms, total in zip(places, terms, squares, strict=False):
-                    place = builder.add(row, k)
-                    value = _load_vector(builder, room, builder.add(a, place), LANES, DOUBLE)
-                    for factor, term in zip(factors, own_terms, strict=True):
-                        value = builder.fsub(value, builder.fmul(factor, term, flags=FUSED), flags=FUSED)
-                    _store_vector(builder, value, room, builder.add(out, place), LANES, DOUBLE)
-                    square = builder.fmul(value, value, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(total), square, flags=FUSED), total)
-
-        _in_blocks(builder, width, block)
-        whole = builder.load(squares[0])
-        for total in squares[1:]:
-            whole = builder.fadd(whole, builder.load(total))
-        _store_vector(builder, whole, room, sums, LANES, DOUBLE)
+        room, a, order, first, last, out, own, of, error = _data(context, builder, signature, args)
+        zero, tile = ir.Constant(ABREAST, None), ir.Constant(WORD, TILE)
+        terms = _splat(builder, builder.sitofp(builder.sub(last, first), DOUBLE), LANES)
+        large, wrong = ([cgutils.alloca_once_value(builder, zero) for _ in range(TILE)] for _ in range(2))
+        with cgutils.for_range(builder, builder.sub(last, first), intp=WORD) as m:
+            row = builder.load(builder.gep(order, [builder.add(first, m.index)]))
+            place, to = builder.add(a, builder.mul(row, tile)), builder.add(out, builder.mul(m.index, tile))
+            bound = builder.add(of, builder.mul(m.index, ir.Constant(WORD, 2)))
+            norm, errors = _load(builder, room, bound), _load(builder, room, _plus(builder, bound, 1))
+            for k in range(TILE):
+                at = _plus(builder, place, k)
+                value = _load(builder, room, at)
+                _store(builder, zero, room, at)
+                _store(builder, value, room, _plus(builder, to, k))
+                size = _size(builder, value)
+                builder.store(_fused(builder, builder.load(large[k]), size, norm), large[k])
+                builder.store(_fused(builder, builder.load(wrong[k]), size, errors), wrong[k])
+        whole = _load(builder, room, error)
+        for k in range(TILE):
+            bound = _plus(builder, own, 2 * k)
+            more = builder.fadd(_load(builder, room, bound), builder.load(large[k]))
+            _store(builder, more, room, bound)
+            rounding = builder.fmul(terms, more)
+            bound = _plus(builder, bound, 1)
+            _store(builder, builder.fadd(_load(builder, room, bound), rounding), room, bound)
+            whole = builder.fadd(whole, builder.fadd(rounding, builder.load(wrong[k])))
+        _store(builder, whole, room, error)
         return context.get_dummy_value()
 
     return signature, code
 
 
-def _take_column(context: Any, room: Any, start: Any, width: Any, out: Any) -> Any:
-    """``room[out + i] = room[start + i * width]`` for i in 0..PANEL-1, float64; returns the largest size."""
-    signature = types.float64(room, start, width, out)
+def _multiply(context: Any, room: Any, a: Any, blocks: Any, height: Any, w: Any, terms: Any, x: Any) -> Any:
+    """``a[i, k] += sum over m of w[i, m] * x[m, k]`` for the columns k of ``blocks`` blocks from a on and m of ``terms`` blocks from w on.
+
+    x[m, k] of block b is vector ``x + (b * terms * TILE + m) * TILE + k``.  The height is a multiple of TILE.
+    """
+    signature = types.void(room, a, blocks, height, w, terms, x)
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, start, width, out = _data(context, builder, signature, args)
-        sizes = []
-        for i in range(PANEL):
-            number = ir.Constant(WORD, i)
-            value = builder.load(builder.gep(room, [builder.add(start, builder.mul(number, width))]))
-            builder.store(value, builder.gep(room, [builder.add(out, number)]))
-            bits = builder.and_(builder.bitcast(value, WORD), ir.Constant(WORD, (1 << 63) - 1))
-            sizes.append(builder.bitcast(bits, DOUBLE))
-        while len(sizes) > 1:
-            sizes = [_larger(builder, x, y) for x, y in zip(sizes[::2], sizes[1::2], strict=True)]
-        return sizes[0]
+        room, a, blocks, height, w, terms, x = _data(context, builder, signature, args)
+        none, tile = ir.Constant(WORD, 0), ir.Constant(WORD, TILE)
+        size, step = builder.mul(height, tile), builder.mul(terms, ir.Constant(WORD, TILE * TILE))
+        sums = [[cgutils.alloca_once(builder, ABREAST) for _ in range(TILE)] for _ in range(TILE)]
+        with (
+            cgutils.for_range_slice(builder, none, size, ir.Constant(WORD, TILE * TILE)) as (i, _),
+            cgutils.for_range(builder, blocks, intp=WORD) as block,
+        ):
+            own = builder.add(builder.add(a, i), builder.mul(block.index, size))
+            for j, row in enumerate(sums):
+                for k, total in enumerate(row):
+                    builder.store(_load(builder, room, _plus(builder, own, j * TILE + k)), total)
+            from_x = builder.add(x, builder.mul(block.index, step))
+            with cgutils.for_range(builder, terms, intp=WORD) as part:
+                at = builder.add(from_x, builder.mul(part.index, ir.Constant(WORD, TILE * TILE)))
+                from_w = builder.add(builder.add(w, i), builder.mul(part.index, size))
+                for m in range(TILE):
+                    right = [_load(builder, room, _plus(builder, at, m * TILE + k)) for k in range(TILE)]
+                    for j, row in enumerate(sums):
+                        left = _load(builder, room, _plus(builder, from_w, j * TILE + m))
+                        for value, total in zip(right, row, strict=True):
+                            builder.store(_fused(builder, builder.load(total), left, value), total)
+            for j, row in enumerate(sums):
+                for k, total in enumerate(row):
+                    _store(builder, builder.load(total), room, _plus(builder, own, j * TILE + k))
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+def _measure(context: Any, room: Any, a: Any, height: Any, free: Any, totals: Any, bounds: Any, norms: Any) -> Any:
+    """Adds the squares of a block's values in rows that are not ``free`` to vector ``totals``, those in others to the next.
+
+    ``free`` is a vector for every row, of 1 where it is free and 0 where it is not.  With ``norms``, vector ``bounds + 2 k`` becomes that
+    of column k.
+    """
+    signature = types.void(room, a, height, free, totals, bounds, norms)
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        room, a, height, free, totals, bounds, norms = _data(context, builder, signature, args)
+        sums = [[cgutils.alloca_once_value(builder, ir.Constant(ABREAST, None)) for _ in range(TILE)] for _ in range(2)]
+        with cgutils.for_range(builder, height, intp=WORD) as i:
+            place = builder.add(a, builder.mul(i.index, ir.Constant(WORD, TILE)))
+            here = _load(builder, room, builder.add(free, i.index))
+            for k, both in enumerate(zip(*sums, strict=True)):
+                value = _load(builder, room, _plus(builder, place, k))
+                for weight, total in zip((builder.fsub(_all(1.0), here), here), both, strict=True):
+                    builder.store(_fused(builder, builder.load(total), builder.fmul(value, weight), value), total)
+        for number, own in enumerate(sums):
+            place = _plus(builder, totals, number)
+            _store(builder, builder.fadd(_load(builder, room, place), _total(builder, own)), room, place)
+        with builder.if_then(norms):
+            for k, both in enumerate(zip(*sums, strict=True)):
+                _store(builder, _root(builder, _total(builder, list(both))), room, _plus(builder, bounds, 2 * k))
+        return context.get_dummy_value()
 
     return signature, code
 
@@ -411,118 +548,82 @@ def _fetch(context: Any, values: Any, start: Any, count: Any) -> Any:
         lines = builder.udiv(builder.add(count, builder.sub(line, ir.Constant(WORD, 1))), line)
         with cgutils.for_range(builder, lines, intp=WORD) as each:
             at = builder.gep(values, [builder.add(start, builder.mul(each.index, line))])
-            builder.call(prefetch, [builder.bitcast(at, bytes_), flag(0), flag(3), flag(1)])
+            builder.call(prefetch, [builder.bitcast(at, bytes_), flag(0), flag(2), flag(1)])
         return context.get_dummy_value()
 
     return signature, code
 
 
-def _sum_squares(context: Any, room: Any, a: Any, height: Any, width: Any, of_rows: Any, of_columns: Any) -> Any:
-    """Sum of ``of_rows[i] * of_columns[k] * a[i * width + k]**2``, float64; all three begin at these places of the room.
-
-    The width is a multiple of BLOCK.
-    """
-    signature = types.float64(room, a, height, width, of_rows, of_columns)
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        room, a, height, width, of_rows, of_columns = _data(context, builder, signature, args)
-        zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
-        whole = cgutils.alloca_once(builder, zero.type)
-        sums = [cgutils.alloca_once(builder, zero.type) for _ in range(2 * BLOCK // LANES)]
-        builder.store(zero, whole)
-
-        def block(places: list[Any]) -> None:
-            for total in sums:
-                builder.store(zero, total)
-            with cgutils.for_range(builder, height, intp=WORD) as each:
-                row = builder.add(a, builder.mul(each.index, width))
-                weight = _splat(builder, builder.load(builder.gep(room, [builder.add(of_rows, each.index)])), LANES)
-                for k, total in zip(places, sums, strict=False):
-                    value = _load_vector(builder, room, builder.add(row, k), LANES, DOUBLE)
-                    term = builder.fmul(builder.fmul(value, value), weight, flags=FUSED)
-                    builder.store(builder.fadd(builder.load(total), term, flags=FUSED), total)
-            for k, total in zip(places, sums, strict=False):
-                term = builder.fmul(
-                    builder.load(total), _load_vector(builder, room, builder.add(of_columns, k), LANES, DOUBLE)
-                )
-                builder.store(builder.fadd(builder.load(whole), term), whole)
-
-        _in_blocks(builder, width, block)
-        numbers = [builder.extract_element(builder.load(whole), ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
-        while len(numbers) > 1:
-            numbers = [builder.fadd(x, y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
-        return numbers[0]
-
-    return signature, code
+def _load(builder: Any, room: Any, at: Any) -> Any:
+    return _load_vector(builder, room, builder.mul(at, ir.Constant(WORD, LANES)), LANES, DOUBLE)
 
 
-def _in_blocks(builder: Any, width: Any, block: Callable[[list[Any]], None]) -> None:
-    """Code of ``block`` for the places of the vectors of a row: two BLOCKs at a time, then one that is left."""
-    two = ir.Constant(WORD, 2 * BLOCK)
-    with cgutils.for_range(builder, builder.udiv(width, two), intp=WORD) as loop:
-        start = builder.mul(loop.index, two)
-        block([builder.add(start, ir.Constant(WORD, i)) for i in range(0, 2 * BLOCK, LANES)])
-    left = builder.urem(width, two)
-    with builder.if_then(builder.icmp_unsigned("!=", left, ir.Constant(WORD, 0))):
-        start = builder.sub(width, left)
-        block([builder.add(start, ir.Constant(WORD, i)) for i in range(0, BLOCK, LANES)])
+def _store(builder: Any, value: Any, room: Any, at: Any) -> None:
+    _store_vector(builder, value, room, builder.mul(at, ir.Constant(WORD, LANES)), LANES, DOUBLE)
 
 
-def _largest_in_blocks(builder: Any, width: Any, vector_at: Callable[[Any], Any]) -> Any:
-    """The largest number, at least 0, of the vectors that ``vector_at`` gives for the places of a row."""
-    zero = ir.Constant(ir.VectorType(DOUBLE, LANES), None)
-    best = [cgutils.alloca_once_value(builder, zero) for _ in range(2 * BLOCK // LANES)]
-
-    def block(places: list[Any]) -> None:
-        for k, most in zip(places, best[: len(places)], strict=True):
-            builder.store(_larger(builder, vector_at(k), builder.load(most)), most)
-
-    for most in best:
-        builder.store(zero, most)
-    _in_blocks(builder, width, block)
-    return _largest_of(builder, [builder.load(most) for most in best])
+def _plus(builder: Any, place: Any, number: int) -> Any:
+    return builder.add(place, ir.Constant(WORD, number))
 
 
-def _places(builder: Any, k: Any) -> Any:
-    """k, k + 1, ... of a vector."""
-    lanes = ir.Constant(ir.VectorType(WORD, LANES), [ir.Constant(WORD, i) for i in range(LANES)])
-    return builder.add(_splat(builder, k, LANES), lanes)
+def _all(number: float) -> Any:
+    return ir.Constant(ABREAST, [ir.Constant(DOUBLE, number)] * LANES)
 
 
-def _is_place(builder: Any, k: Any, place: Any) -> Any:
-    return builder.icmp_unsigned("==", _places(builder, k), _splat(builder, place, LANES))
+def _fused(builder: Any, total: Any, x: Any, y: Any) -> Any:
+    """``total + x * y``."""
+    return builder.fadd(total, builder.fmul(x, y, flags=FUSED), flags=FUSED)
+
+
+def _exchanged(builder: Any, x: Any, y: Any, far: int) -> list[Any]:
+    """x and y, each 2 x 2 block of theirs, of the lanes i and ``i + far`` where i lacks the bit ``far``, transposed."""
+    low = [i - far + LANES if i & far else i for i in range(LANES)]
+    high = [i + LANES if i & far else i + far for i in range(LANES)]
+    return [builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), LANES), order)) for order in (low, high)]
+
+
+def _tree(values: list[Any], join: Callable[[Any, Any], Any]) -> Any:
+    """All values, a power of two of them, joined pair by pair."""
+    while len(values) > 1:
+        values = [join(x, y) for x, y in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
+
+
+def _total(builder: Any, sums: list[Any]) -> Any:
+    return _tree([builder.load(one) for one in sums], builder.fadd)
+
+
+def _root(builder: Any, vector: Any) -> Any:
+    kind = ir.FunctionType(ABREAST, [ABREAST])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f64"), [vector])
 
 
 def _size(builder: Any, vector: Any) -> Any:
     """The numbers without their signs."""
+    return builder.bitcast(_bits(builder, vector), ABREAST)
+
+
+def _bits(builder: Any, vector: Any) -> Any:
+    """The numbers' sizes as integers: these are in the same order, and a logarithm of the sizes, roughly."""
     whole = ir.VectorType(WORD, LANES)
     sign = ir.Constant(whole, [ir.Constant(WORD, (1 << 63) - 1)] * LANES)
-    return builder.bitcast(builder.and_(builder.bitcast(vector, whole), sign), vector.type)
+    return builder.and_(builder.bitcast(vector, whole), sign)
 
 
 def _larger(builder: Any, x: Any, y: Any) -> Any:
-    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+    return builder.select(builder.icmp_signed(">", x, y), x, y)
 
 
-def _largest_of(builder: Any, vectors: list[Any]) -> Any:
-    """The largest number of all vectors."""
-    while len(vectors) > 1:
-        vectors = [_larger(builder, x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
-    (most,) = vectors
-    half = LANES // 2
-    while half:  # the upper half onto the lower one
-        upper = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [(i + half) % LANES for i in range(LANES)])
-        most = _larger(builder, most, builder.shuffle_vector(most, ir.Constant(most.type, ir.Undefined), upper))
-        half //= 2
-    return builder.extract_element(most, ir.Constant(ir.IntType(32), 0))
+def _smaller(builder: Any, x: Any, y: Any) -> Any:
+    return builder.select(builder.icmp_signed("<", x, y), x, y)
 
 
-copy_row: Any = intrinsic(_copy_row)
+spread: Any = intrinsic(_spread)
+square: Any = intrinsic(_square)
+rotate: Any = intrinsic(_rotate)
+find_row: Any = intrinsic(_find_row)
+pivot: Any = intrinsic(_pivot)
+take_rows: Any = intrinsic(_take_rows)
+multiply: Any = intrinsic(_multiply)
+measure: Any = intrinsic(_measure)
 fetch: Any = intrinsic(_fetch)
-find_largest: Any = intrinsic(_find_largest)
-take_column: Any = intrinsic(_take_column)
-scale_row: Any = intrinsic(_scale_row)
-subtract_one: Any = intrinsic(_subtract_one)
-make_step: Any = intrinsic(_make_step)
-subtract_panel: Any = intrinsic(_subtract_panel)
-sum_squares: Any = intrinsic(_sum_squares)

@@ -1,30 +1,50 @@
 """Numerical rank of many small matrices at once: how many of the singular values of each are above a threshold.
 
 ``r(A) = #{i : sigma_i(A) > eps}``, the same number that comes of :func:`torch.linalg.svdvals`, mostly without singular values.
-Gauss-Jordan exchange steps on pivots above ``eps / (4 n)`` turn A, with its r pivot rows and columns first, into::
+Gauss-Jordan exchange steps on r pivots turn A, with their rows and columns first, into::
 
     [A11 A12]      [ A11^-1      A11^-1 A12           ]
     [A21 A22]  ->  [-A21 A11^-1  A22 - A21 A11^-1 A12 ] = [ X  . ]
                                                           [ .  S ]
 
 and these two blocks bound the singular values on both sides of the gap, ``sigma_r >= 1 / |X|_F`` (A11 is a part of A) and
-``sigma_{r+1} <= |S|_F`` (A without S has rank r).  Where eps lies between the bounds with a factor of 4 to spare on both sides, and
-the roundings (from the largest products of every step, at least the pivots) stay as far below eps, r is the answer; else svdvals
-decides.
+``sigma_{r+1} <= |S|_F`` (A without S has rank r).  Where eps lies between the bounds, r is the answer; else svdvals decides.
+
+Eight matrices lie side by side, one in each lane of a vector, and take the same rows as pivots, column after column.  For a row to
+suit all of them, their rows are first turned among each other by rotations, which leave singular values as they are: what was sparse
+gets dense.  Where no row suits a matrix, its bounds fail, and it is tried again with other rotations.
+
+Steps are done for blocks of columns within blocks, so that most of the work is products: a block of columns W, exchanged with rows R on
+its own, turns the other columns A into ``A' + W A_R``, where A' is A with zeros in rows R.  What the last block makes of X in the columns
+before it is bounded by norms first, ``|X'|_F + |W|_F |A_R|_F``, and done only where that proves too little.
+
+The bounds hold for numbers with roundings.  Errors E of exchanged numbers are those of ``L E U`` in A, where L has columns of A and of
+the unit matrix, and U rows of both: ``|L|_2 |U|_2 <= 1 + |A|_F^2``, which is 2, for the matrices are scaled to a norm of 1.  Where columns
+are still to be turned by a block W, its errors E count once more as ``E A_R``.  A sum of n products has n roundings of what bounds its
+terms, by norms of columns.  Twice the sum of all that is added to the upper bound and taken from the lower.
 
 Without numba, or on a GPU, svdvals decides everything.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qpsnn_lava.dynamics import AVAILABLE, numba
 
-MARGIN = 4.0
-ROUNDING = 2.0**-50
-TOGETHER = 64  # matrices that a thread takes at a time
+MARGIN = 1.25  # of the bounds
+ROUNDING = 2.0**-53
+ANGLE = 0.54  # of the rotations
+TRIES = 3
+TINY = 1e-30  # a sum of squares, in float32 too, that lost none
+LARGEST = 1 << 18  # values of a matrix: eight of them are 16 MiB
+TOGETHER = 128  # matrices that a thread takes at a time
+WIDEST = 16  # columns of the largest block: 32 rows of eight matrices are 32 KiB
 _CHUNK = 1 << 24  # values that svdvals gets at a time
 
 
@@ -49,7 +69,7 @@ def ranks(maps: torch.Tensor, eps: float, relative: bool = False) -> torch.Tenso
     """The number of singular values of each matrix that exceed eps.
 
     Args:
-        maps: (..., H, W) of float32 or float64, both without a copy where H <= W, or another type; computed in float64.
+        maps: (..., H, W) of float32 or float64, both without a copy, or another type; computed in float64.
         eps: above 0.
         relative: the threshold is ``sigma_1 * max(H, W) * eps`` of each matrix.
 
@@ -57,189 +77,231 @@ def ranks(maps: torch.Tensor, eps: float, relative: bool = False) -> torch.Tenso
         int64 (...).
     """
     height, width = maps.shape[-2:]
-    if min(height, width) == 1 or not AVAILABLE or maps.is_cuda or max(height, width) > PLACES:
+    if min(height, width) == 1 or height * width > LARGEST or not AVAILABLE or maps.is_cuda:
         return above(singular_values(maps.double()), eps, relative, max(height, width))
     exact = maps.detach() if maps.dtype in (torch.float32, torch.float64) else maps.detach().double()
-    flat = exact.reshape(-1, height, width)
-    wide = (flat if height <= width else flat.transpose(1, 2)).contiguous().numpy()
+    flat = exact.reshape(-1, height, width).contiguous()
     limit = eps * max(height, width) if relative else eps
-    counts, sure = np.zeros(len(wide), np.int64), np.zeros(len(wide), np.bool_)
-    _certify(wide, limit, relative, counts, sure)
-    found = torch.from_numpy(counts)
+    found, sure = certify(flat.numpy(), limit, relative)
+    counts = torch.from_numpy(found)
     left = torch.from_numpy(np.flatnonzero(~sure))
     for part in left.split(max(1, _CHUNK // (height * width))):
-        found[part] = above(torch.linalg.svdvals(flat[part].double()), eps, relative, max(height, width))
-    return found.view(maps.shape[:-2])
+        counts[part] = above(torch.linalg.svdvals(flat[part].double()), eps, relative, max(height, width))
+    return counts.view(maps.shape[:-2])
+
+
+def certify(maps: NDArray[Any], eps: float, relative: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """int64 (N,) ranks of float32 or float64 (N, H, W), and bool (N,): which of them are proved.
+
+    ``relative``: the threshold is ``sigma_1 * eps``.
+    """
+    counts, sure = np.zeros(len(maps), np.int64), np.zeros(len(maps), np.bool_)
+    left: NDArray[Any] = np.arange(len(maps))
+    for attempt in range(TRIES):
+        _certify(maps, left, _rotations(max(maps.shape[1:]), attempt), eps, relative, counts, sure)
+        left = np.flatnonzero(~sure)
+        if not len(left):
+            break
+    return counts, sure
+
+
+def _rotations(height: int, attempt: int) -> NDArray[Any]:
+    """int64 (rounds * tall,): in every round, all rows in an order; each eight of them are turned among each other.
+
+    Eight that are together in a round come from as many eights of the round before as there are.
+    """
+    rng = np.random.default_rng([attempt, height])
+    rows: NDArray[Any] = np.arange(-(-height // LANES) * LANES)
+    rounds: list[NDArray[Any]] = []
+    while not rounds or LANES ** len(rounds) < len(rows):
+        rounds.append(rng.permuted(rows.reshape(-1, LANES), axis=1))
+        rows = rounds[-1].T.reshape(-1)
+    whole: NDArray[Any] = np.concatenate(rounds).reshape(-1)
+    return whole
 
 
 if AVAILABLE:
     from netx_export.vectors import (
-        BLOCK,
         LANES,
-        PANEL,
-        PLACES,
-        copy_row,
+        TILE,
         fetch,
-        find_largest,
-        make_step,
-        scale_row,
-        subtract_one,
-        subtract_panel,
-        sum_squares,
-        take_column,
+        find_row,
+        measure,
+        multiply,
+        pivot,
+        rotate,
+        spread,
+        square,
+        take_rows,
     )
 
     # NaN and infinity stay what they are: no bound holds for them.
-    _jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+    _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
     @_jit
-    def _layout(height, width):  # type: ignore[no-untyped-def]
-        """Where a matrix (H, W) has its things in a room of float64: the matrix itself, and where width asks for it a second place for it;
+    def _layout(tall, wide):  # type: ignore[no-untyped-def]
+        """Where things are in a room that begins with eight matrices, counted in vectors: rows that were taken out; which rows are free;
 
-        two panels; the steps of a panel; a step of one row, and its factors; which columns are free; how many pivots each row has; sums
-        of squares; roundings, largest step; the end.
+        bounds of each column and of its errors; the matrices' scale; sums, which are: the least pivot; squares of what was left without
+        a pivot; the number of pivots; the errors' bound; squares of exchanged rows, and of free ones, in all blocks but the last, and in
+        the last; then the end.
         """
-        spare = height * width
-        panel = spare if width <= 2 * BLOCK else 2 * spare
-        last = panel + PANEL * width
-        steps = last + PANEL * width
-        step = steps + PANEL * width
-        factors = step + width
-        free = factors + LANES
-        pivots = free + width
-        squares = pivots + height
-        rounding = squares + LANES
-        return spare, panel, last, steps, step, factors, free, pivots, squares, rounding, rounding + 1, rounding + LANES
+        taken = tall * wide
+        free = taken + WIDEST * wide
+        bounds = free + tall
+        scale = bounds + 2 * wide
+        sums = scale + 1
+        return taken, free, bounds, scale, sums, sums + 8
 
     @_jit
-    def _enter(room, maps, number, tall, wide):  # type: ignore[no-untyped-def]
-        """Puts matrix ``number`` into the room; returns the sum of its squares."""
-        spare, _, _, steps, _, _, free, _, squares, _, _, end = _layout(tall, wide)
+    def _begin(room, maps, starts, rounds, eps, relative, squares, low, high, tall, wide):  # type: ignore[no-untyped-def]
+        """Everything but the matrices; low and high become the least and the largest threshold of each, in units of its norm."""
         height, width = maps.shape[1:]
-        for i in range(height):
-            copy_row(maps, (number * height + i) * width, width, room, i * wide)
-            for k in range(i * wide + width, (i + 1) * wide):
-                room[k] = 0.0
-        room[height * wide : spare] = 0.0
-        room[steps:end] = 0.0
-        room[free : free + wide] = 1.0
-        room[squares] = sum_squares(room, 0, tall, wide, free, free)
-        return room[squares]
+        _, free, _, scale, sums, end = _layout(tall, wide)
+        room[free * LANES : scale * LANES] = 1.0
+        room[sums * LANES : end * LANES] = 0.0
+        shrink = math.cos(ANGLE) ** (3 * rounds)
+        for lane in range(LANES):
+            squares[lane] = square(maps, starts[lane], height * width)
+            norm = np.sqrt(squares[lane])
+            low[lane] = high[lane] = eps if relative else eps / norm
+            if relative:  # sigma_1, of all the largest, is 1 / sqrt(columns) at least
+                low[lane] /= np.sqrt(min(height, width))
+            room[scale * LANES + lane] = shrink / norm if norm > 0.0 else 0.0
+            room[sums * LANES + lane] = low[lane] / (2 * tall)
+            room[(sums + 3) * LANES + lane] = 12.0 * rounds
 
     @_jit
-    def _step(room, panel, j, row, height, width, least):  # type: ignore[no-untyped-def]
-        """Row j of the panel takes its step, if its pivot is above ``least``, in the panel; returns its column, or -1."""
-        _, _, _, _, step, factors, free, pivots, _, rounding, _, _ = _layout(height, width)
-        at = find_largest(room, panel + j * width, free, width)
-        pivot = room[panel + j * width + at]
-        if not abs(pivot) * room[free + at] > least:
-            return -1
-        most = take_column(room, panel + at, width, factors)
-        room[factors + j] = 0.0
-        most *= scale_row(room, panel + j * width, 1.0 / pivot, at, width, step, free)
-        subtract_one(room, panel, width, factors, step)
-        room[pivots + row] = 1.0
-        room[rounding] += most
-        return at
-
-    @_jit
-    def _leave(room, panel, columns, height, width):  # type: ignore[no-untyped-def]
-        """Makes the panel's steps, which all other rows have to take; returns the columns of their pivots, 0 for none."""
-        _, _, _, steps, _, _, _, _, squares, rounding, most, _ = _layout(height, width)
-        largest = square = 0.0
-        for j in range(PANEL):
-            step = steps + j * width
-            if columns[j] < 0:
-                room[step : step + width] = 0.0
+    def _enter(room, maps, numbers, starts, rotations, low, high, tall, wide):  # type: ignore[no-untyped-def]
+        """Puts columns low..high-1 of the matrices, or rows of those that are wider than high, into the room, and turns their rows."""
+        height, width = maps.shape[1:]
+        scale = _layout(tall, wide)[3]
+        if height % LANES or width % LANES:
+            room[low * tall * LANES : high * tall * LANES] = 0.0
+        upright = height >= width
+        rows = range(height) if upright else range(low, min(high, height))
+        first, last = (low, min(high, width)) if upright else (0, width)
+        whole = min(last, width // LANES * LANES)
+        for i in rows:
+            if upright:
+                at = (first // TILE * tall + i) * TILE
+                spread(maps, starts, i * width + first, whole - first, room, at, 1, tall * TILE, scale)
             else:
-                largest = max(largest, make_step(room, panel + j * width, columns[j], width, step))
-        for k in range(squares, squares + LANES):
-            square += room[k]
-            room[k] = 0.0
-        room[rounding] += PANEL * largest * (np.sqrt(square) + room[most])
-        room[most] = max(room[most], largest)
-        return max(columns[0], 0), max(columns[1], 0), max(columns[2], 0), max(columns[3], 0)
+                at = i // TILE * tall * TILE + i % TILE
+                spread(maps, starts, i * width, whole, room, at, TILE, TILE * TILE, scale)
+            for k in range(whole, last):
+                row, column = (i, k) if upright else (k, i)
+                at = ((column // TILE * tall + row) * TILE + column % TILE) * LANES
+                for lane in range(LANES):
+                    room[at + lane] = maps[numbers[lane], i, k] * room[scale * LANES + lane]
+        for block in range(low * tall, high * tall, TILE * tall):
+            for eight in range(0, len(rotations), LANES):
+                rotate(room, block, rotations, eight, math.tan(ANGLE))
 
     @_jit
-    def _exchange(room, least, height, width, maps, ahead, many):  # type: ignore[no-untyped-def]
-        """The exchange steps on the float64 (H <= W, W) in the room; returns where in the room it is then.
+    def _update(room, order, low, high, first, last, tall, wide):  # type: ignore[no-untyped-def]
+        """Columns low..high-1 after the exchange of columns first..last-1."""
+        taken, _, bounds, _, sums, _ = _layout(tall, wide)
+        terms = (last - first + TILE - 1) // TILE
+        for k in range(low, high, TILE):
+            own, of = bounds + 2 * k, bounds + 2 * first
+            out = taken + (k - low) * terms * TILE
+            take_rows(room, k * tall, order, first, last, out, own, of, sums + 3)
+            if (last - first) % TILE:
+                room[(out + (last - first) * TILE) * LANES : (out + terms * TILE * TILE) * LANES] = 0.0
+        multiply(room, low * tall, (high - low) // TILE, tall, first * tall, terms, taken)
 
-        One pivot of each row at most, its largest value in a column that has none yet.  H is a multiple of 2 PANEL and W of BLOCK, with
-        zeros where there is no row or column.  A step with pivot p, row j and column c subtracts ``a[i, c] * x`` from each other row i,
-        where ``x = a[j] / p`` but ``x[c] = 1 + 1 / p``.
+    @_jit
+    def _exchange(room, order, low, high, tall, wide, maps, ahead, many):  # type: ignore[no-untyped-def]
+        """Columns low..high-1, WIDEST at most, one after another, and after each the blocks that end there, from the smallest on: a left
 
-        PANEL rows take their steps among themselves first.  What these do to the other rows is done while the next panel, which sees it
-        at once, takes its own: neither has to wait.  The other rows move to where the panel was and it follows them; where they are too
-        wide for one block, whose values in ``columns`` all blocks need, they move to and fro between two places instead.
+        half then turns its right half, a right half its left one.
         """
-        spare, panel, last, steps, _, _, _, _, squares, _, _, _ = _layout(height, width)
-        in_place = width <= 2 * BLOCK
-        half = height // 2 - PANEL  # of the other rows
-        columns = (0, 0, 0, 0)
-        now = 0
-        for first in range(0, height, PANEL):
-            fetch(maps, ahead, many)
-            ahead += many
-            others, to = now + PANEL * width, now if in_place else spare
-            subtract_panel(room, now, PANEL, width, columns, steps, panel, squares)
-            found = (0, 0, 0, 0)
-            for j in range(PANEL):
-                found = (found[1], found[2], found[3], _step(room, panel, j, first + j, height, width, least))
-                if first > 0 and j % 2:
-                    rows = (j // 2) * half * width
-                    subtract_panel(room, others + rows, half, width, columns, steps, to + rows, squares)
-            if first > 0:
-                copy_row(room, last, PANEL * width, room, to + 2 * half * width)
-                now, spare = to, now
-            else:
-                now = others
-            columns = _leave(room, panel, found, height, width)
-            panel, last = last, panel
-        to = now - PANEL * width if in_place else spare
-        subtract_panel(room, now, height - PANEL, width, columns, steps, to, squares)
-        copy_row(room, last, PANEL * width, room, to + (height - PANEL) * width)
-        return to
+        _, free, bounds, _, sums, _ = _layout(tall, wide)
+        at = 0
+        for j in range(low, high):
+            fetch(maps, ahead + j * many, many)
+            block, number = j // TILE * TILE, j % TILE
+            if number == 0:
+                at = find_row(room, block * tall, order, j, tall, sums)
+            order[j], order[at] = order[at], order[j]
+            at = pivot(room, block * tall, tall, number, order, j, free, bounds + 2 * block, sums)
+            end, size = j + 1, TILE
+            while size < WIDEST and (end % size == 0 or end == high):
+                first = j // size * size
+                if first // size % 2:
+                    _update(room, order, first - size, first, first, end, tall, wide)
+                elif end < high:
+                    _update(room, order, end, end + size, first, end, tall, wide)
+                    break
+                size *= 2
 
     @_jit
-    def _exchange_32(room, least, maps, ahead, many):  # type: ignore[no-untyped-def]
-        """:func:`_exchange` compiled for maps of 32 x 32, a tenth faster."""
-        return _exchange(room, least, 32, 32, maps, ahead, many)
+    def _measure(room, low, high, total, norms, tall, wide):  # type: ignore[no-untyped-def]
+        """The squares of columns low..high-1 to sums ``total`` and the next; and their norms to their bounds, if asked for."""
+        _, free, bounds, _, sums, _ = _layout(tall, wide)
+        room[(sums + total) * LANES : (sums + total + 2) * LANES] = 0.0
+        for k in range(low, high, TILE):
+            measure(room, k * tall, tall, free, sums + total, bounds + 2 * k, norms)
 
     @_jit
-    def _proved(room, at, height, width, low, high):  # type: ignore[no-untyped-def]
-        """The number of pivots, and whether it is the rank for all thresholds in [low, high]."""
-        _, _, _, _, step, _, free, pivots, _, rounding, _, _ = _layout(height, width)
-        for k in range(width):
-            room[step + k] = 1.0 - room[free + k]
-        inner = np.sqrt(sum_squares(room, at, height, width, pivots, step))
-        outer = 0.0
-        rank = height
-        for i in range(height):
-            if room[pivots + i] == 0.0:
-                rank -= 1
-                room[pivots + i] = 1.0
-                outer += sum_squares(room, at + i * width, 1, width, pivots + i, free)
-        exact = room[rounding] * ROUNDING * MARGIN * width <= low
-        return rank, exact and inner * high * MARGIN < 1.0 and np.sqrt(outer) * MARGIN <= low
+    def _prove(room, maps, numbers, squares, low, high, many, whole, tall, wide, counts, sure):  # type: ignore[no-untyped-def]
+        """The ranks of the first ``many`` matrices and whether they are sure; returns whether more would be if X were ``whole``."""
+        columns = min(maps.shape[1:])
+        sums = _layout(tall, wide)[4]
+        more = False
+        for lane in range(many):
+            n, place = numbers[lane], sums * LANES + lane
+            if not TINY < squares[lane] < np.inf:
+                counts[n], sure[n] = 0, not maps[n].any()
+                continue
+            outer, count, error = np.sqrt(room[place + LANES]), int(room[place + 2 * LANES]), room[place + 3 * LANES]
+            before, rest, last = room[place + 4 * LANES], room[place + 5 * LANES], room[place + 6 * LANES]
+            if not whole:
+                before = (np.sqrt(before) + np.sqrt(rest * last)) ** 2
+            error *= 2.0 * ROUNDING
+            upper = count == columns or (outer + error) * MARGIN <= low[lane]
+            lower = count == 0 or 1.0 / np.sqrt(before + last) - error > MARGIN * high[lane]
+            counts[n], sure[n] = count, upper and lower
+            more |= upper and not lower
+        return more
 
     @numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy")
-    def _certify(maps, eps, relative, counts, sure):  # type: ignore[no-untyped-def]
-        """Fills counts, and whether they are sure, of float32 or float64 (N, H <= W, W)."""
-        total, height, width = maps.shape
-        size = height * width
-        tall = (height + 2 * PANEL - 1) // (2 * PANEL) * 2 * PANEL
-        wide = (width + BLOCK - 1) // BLOCK * BLOCK
-        for part in numba.prange((total + TOGETHER - 1) // TOGETHER):
-            whole = np.zeros(_layout(tall, wide)[-1] + LANES)
-            room = whole[-(whole.ctypes.data // 8) % LANES :]  # a vector that lies on two cache lines costs twice
-            for n in range(part * TOGETHER, min((part + 1) * TOGETHER, total)):
-                square = _enter(room, maps, n, tall, wide)
-                low = high = eps
-                if relative:  # |A|_F / sqrt(H) <= sigma_1 <= |A|_F
-                    low, high = eps * np.sqrt(square / height), eps * np.sqrt(square)
-                least, ahead, many = low / (MARGIN * height), (n + 1) * size, size * PANEL // tall
-                if tall == wide == 32:
-                    at = _exchange_32(room, least, maps, ahead, many)
-                else:
-                    at = _exchange(room, least, tall, wide, maps, ahead, many)
-                counts[n], sure[n] = _proved(room, at, tall, wide, low, high)
+    def _certify(maps, left, rotations, eps, relative, counts, sure):  # type: ignore[no-untyped-def]
+        """Fills counts, and whether they are sure, of the matrices left of float32 or float64 (N, H, W)."""
+        height, width = maps.shape[1:]
+        size, columns = height * width, min(height, width)
+        tall, wide = (max(height, width) + LANES - 1) // LANES * LANES, (columns + LANES - 1) // LANES * LANES
+        rounds, end = len(rotations) // tall, _layout(tall, wide)[-1]
+        for part in numba.prange((len(left) + TOGETHER - 1) // TOGETHER):
+            memory = np.zeros((end + 1) * LANES)
+            room = memory[-(memory.ctypes.data // 8) % LANES :]  # a vector that lies on two cache lines costs twice
+            order, starts, numbers = np.zeros(tall, np.int64), np.zeros(LANES, np.int64), np.zeros(LANES, np.int64)
+            squares, low, high = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+            stop = min((part + 1) * TOGETHER, len(left))
+            for first in range(part * TOGETHER, stop, LANES):
+                for lane in range(LANES):
+                    numbers[lane] = left[min(first + lane, stop - 1)]
+                    starts[lane] = numbers[lane] * size
+                ahead = left[min(first + LANES, len(left) - 1)] * size
+                for i in range(tall):
+                    order[i] = i
+                _begin(room, maps, starts, rounds, eps, relative, squares, low, high, tall, wide)
+                last = (columns - 1) // WIDEST * WIDEST
+                for begin in range(0, columns, WIDEST):
+                    _enter(room, maps, numbers, starts, rotations, begin, min(begin + WIDEST, wide), tall, wide)
+                    if begin > 0:
+                        _update(room, order, begin, min(begin + WIDEST, wide), 0, begin, tall, wide)
+                    close = min(begin + WIDEST, columns)
+                    _exchange(room, order, begin, close, tall, wide, maps, ahead, size * LANES // columns)
+                    if begin < last:
+                        for other in range(0, begin, WIDEST):
+                            _update(room, order, other, other + WIDEST, begin, close, tall, wide)
+                        _measure(room, 0, close, 4, True, tall, wide)
+                _measure(room, last, wide, 6, False, tall, wide)
+                many = min(LANES, stop - first)
+                if _prove(room, maps, numbers, squares, low, high, many, False, tall, wide, counts, sure) and last > 0:
+                    for other in range(0, last, WIDEST):
+                        _update(room, order, other, other + WIDEST, last, columns, tall, wide)
+                    _measure(room, 0, last, 4, False, tall, wide)
+                    _prove(room, maps, numbers, squares, low, high, many, True, tall, wide, counts, sure)
