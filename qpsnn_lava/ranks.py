@@ -121,7 +121,7 @@ def _rotations(height: int, attempt: int) -> NDArray[Any]:
 
 
 if AVAILABLE:
-    from netx_export.vectors import (
+    from qpsnn_lava.lanes import (
         LANES,
         TILE,
         fetch,
