@@ -230,9 +230,9 @@ def _pivot(context: Any, room: Any, a: Any, height: Any, number: Any, order: Any
             size = _size(builder, term)
             bound = _fused(builder, _load(builder, room, place), size, norm)
             _store(builder, bound, room, place)
-            after = _plus(builder, place, 1)
-            _store(builder, builder.fadd(_load(builder, room, after), bound), room, after)
-            whole = _fused(builder, builder.fadd(whole, bound), size, wrong)
+            rounding, after = builder.fadd(bound, bound), _plus(builder, place, 1)
+            _store(builder, builder.fadd(_load(builder, room, after), rounding), room, after)
+            whole = _fused(builder, builder.fadd(whole, rounding), size, wrong)
         _store(builder, whole, room, error)
         return builder.load(found)
 
@@ -252,7 +252,7 @@ def _take_rows(
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         room, a, order, first, last, out, own, of, error = data_of(context, builder, signature, args)
         zero, tile = ir.Constant(ABREAST, None), ir.Constant(WORD, TILE)
-        terms = splat(builder, builder.sitofp(builder.sub(last, first), DOUBLE), LANES)
+        terms = splat(builder, builder.sitofp(_plus(builder, builder.sub(last, first), 1), DOUBLE), LANES)
         large, wrong = ([cgutils.alloca_once_value(builder, zero) for _ in range(TILE)] for _ in range(2))
         with cgutils.for_range(builder, builder.sub(last, first), intp=WORD) as m:
             row = builder.load(builder.gep(order, [builder.add(first, m.index)]))

@@ -20,8 +20,8 @@ before it is bounded by norms first, ``|X'|_F + |W|_F |A_R|_F``, and done only w
 
 The bounds hold for numbers with roundings.  Errors E of exchanged numbers are those of ``L E U`` in A, where L has columns of A and of
 the unit matrix, and U rows of both: ``|L|_2 |U|_2 <= 1 + |A|_F^2``, which is 2, for the matrices are scaled to a norm of 1.  Where columns
-are still to be turned by a block W, its errors E count once more as ``E A_R``.  A sum of n products has n roundings of what bounds its
-terms, by norms of columns.  Twice the sum of all that is added to the upper bound and taken from the lower.
+are still to be turned by a block W, its errors E count once more as ``E A_R``.  A sum of n products has n + 1 roundings of what
+bounds its terms, by norms of columns.  Twice the sum of all that is added to the upper bound and taken from the lower.
 
 Without numba, or on a GPU, svdvals decides everything.
 """

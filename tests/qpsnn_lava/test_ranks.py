@@ -112,7 +112,7 @@ def test_bounds_prove_most_ranks(shape: tuple[int, int], dtype: torch.dtype, kin
 
 
 @pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
-@pytest.mark.parametrize("size, least", [(16, 2e-6), (24, 3e-6), (32, 1.6e-5), (40, 3e-6)])
+@pytest.mark.parametrize("size, least", [(16, 2e-6), (24, 3e-6), (32, 1.6e-5), (40, 5e-6)])
 def test_bounds_are_tight(size: int, least: float) -> None:
     """A smallest singular value near eps, which norms of blocks alone do not prove to be above it; and one of eps, which nothing does."""
     rng = np.random.default_rng(size)
