@@ -1,8 +1,9 @@
 """How fast channels are scored by the rank of their maps: all maps at once, and one map after another.
 
 The maps are spike rates of ``steps`` Bernoulli steps, each channel with a density of its own, uniform in 0..2 ``density``.  The two take
-turns.  The loop calls ``torch.linalg.matrix_rank`` for every map of some of the samples, the same in every round, and its time is
-scaled to all samples; all maps at once are measured on all of them, in batches, without the time to make the maps.
+turns, batch by batch, so that a machine that is slow for a while is so for both.  The loop calls ``torch.linalg.matrix_rank`` for every
+map of some samples of each batch, and its time is scaled to all samples; all maps at once are measured on all of them, without the time
+to make the maps.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def bench(
 
     Args:
         channels, size, samples: ``samples`` times ``channels`` maps of ``size x size``.
-        loop_samples: that the loop takes in every round, at most ``samples``.
+        loop_samples: that the loop takes of each batch.
         steps, density: of the spikes: spikes per neuron and step on average.
         eps: singular values above it count.
         rounds: measurements of each, in turn.
@@ -88,31 +89,35 @@ def bench(
     """
     torch.set_num_threads(threads)
     dynamics.set_threads(threads)
-    loop_samples = min(loop_samples, samples)
-    few = _rates(0, loop_samples, channels, size, steps, density, seed)
+    loop_samples = min(loop_samples, BATCH, samples)
+    lows = range(0, samples, BATCH)
     settings = Settings(eps, nuclear=False)
-    map_ranks(few[:1], settings)  # compiles
+    map_ranks(_rates(0, 1, channels, size, steps, density, seed), settings)  # compiles
     loop, batched, nuclear = [], [], []
-    equal, total = True, 0.0
+    equal, total, taken = True, 0.0, 0
     for number in range(rounds):
-        say(f"round {number + 1} of {rounds}: one map after another, {loop_samples} of {samples} samples")
-        start = time.perf_counter()
-        one_by_one = _loop(few, eps)
-        loop.append((time.perf_counter() - start) * samples / loop_samples)
-        say(f"round {number + 1} of {rounds}: all maps at once")
-        seconds = total = 0.0
-        for low in range(0, samples, BATCH):
+        say(f"round {number + 1} of {rounds}: {len(lows)} batches; one map after another for {loop_samples} samples of each")
+        slow = fast = norms = total = 0.0
+        taken = 0
+        for low in lows:
             maps = _rates(low, min(BATCH, samples - low), channels, size, steps, density, seed)
+            some = maps[:loop_samples]
+            taken += len(some)
+            start = time.perf_counter()
+            one_by_one = _loop(some, eps)
+            slow += time.perf_counter() - start
             start = time.perf_counter()
             ranks = map_ranks(maps, settings)[0]
             score = ranks.sum(0)
-            seconds += time.perf_counter() - start
+            fast += time.perf_counter() - start
+            start = time.perf_counter()
+            map_ranks(some, Settings(eps))
+            norms += time.perf_counter() - start
             total += float(score.sum())
-        batched.append(seconds)
-        equal = equal and torch.equal(map_ranks(few, settings)[0], one_by_one)
-        start = time.perf_counter()
-        map_ranks(few, Settings(eps))
-        nuclear.append((time.perf_counter() - start) * samples / loop_samples)
+            equal = equal and torch.equal(ranks[: len(some)], one_by_one)
+        loop.append(slow * samples / taken)
+        batched.append(fast)
+        nuclear.append(norms * samples / taken)
     slow, fast = statistics.median(loop), statistics.median(batched)
     return Bench(
         slow / fast,
@@ -120,7 +125,7 @@ def bench(
         slow,
         fast,
         statistics.median(nuclear),
-        loop_samples,
+        taken,
         total / (samples * channels),
         channels,
         size,

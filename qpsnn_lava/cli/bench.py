@@ -160,7 +160,9 @@ def score(
     channels: Annotated[int, typer.Option(min=1, help="Of the layer.")] = 512,
     size: Annotated[int, typer.Option(min=2, max=512, help="Height and width of a map.")] = 32,
     samples: Annotated[int, typer.Option(min=1, help="Images that are scored.")] = 640,
-    loop_samples: Annotated[int, typer.Option(min=1, help="Of them, how many the loop takes; its time is scaled.")] = 4,
+    loop_samples: Annotated[
+        int, typer.Option(min=1, help="Of each 64 of them, how many the loop takes; its time is scaled.")
+    ] = 4,
     density: Annotated[float, typer.Option(min=0.0, max=0.5, help="Spikes per neuron and step, on average.")] = 0.05,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each, in turn.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
