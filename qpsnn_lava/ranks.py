@@ -143,15 +143,15 @@ if AVAILABLE:
         """Where things are in a room that begins with eight matrices, counted in vectors: rows that were taken out; which rows are free;
 
         bounds of each column and of its errors; the matrices' scale; sums, which are: the least pivot; squares of what was left without
-        a pivot; the number of pivots; the errors' bound; squares of exchanged rows, and of free ones, in all blocks but the last, and in
-        the last; then the end.
+        a pivot; the number of pivots; the errors' bound; squares of exchanged rows, and of free ones, in all blocks but the last, in
+        the last, and in those that were updated; then the end.
         """
         taken = tall * wide
         free = taken + WIDEST * wide
         bounds = free + tall
         scale = bounds + 2 * wide
         sums = scale + 1
-        return taken, free, bounds, scale, sums, sums + 8
+        return taken, free, bounds, scale, sums, sums + 10
 
     @_jit
     def _begin(room, maps, starts, rounds, eps, relative, squares, low, high, tall, wide):  # type: ignore[no-untyped-def]
@@ -199,6 +199,14 @@ if AVAILABLE:
                 rotate(room, block, rotations, eight, math.tan(ANGLE))
 
     @_jit
+    def _measure(room, low, high, total, norms, tall, wide):  # type: ignore[no-untyped-def]
+        """The squares of columns low..high-1 to sums ``total`` and the next; and their norms to their bounds, if asked for."""
+        _, free, bounds, _, sums, _ = _layout(tall, wide)
+        room[(sums + total) * LANES : (sums + total + 2) * LANES] = 0.0
+        for k in range(low, high, TILE):
+            measure(room, k * tall, tall, free, sums + total, bounds + 2 * k, norms)
+
+    @_jit
     def _update(room, order, low, high, first, last, tall, wide):  # type: ignore[no-untyped-def]
         """Columns low..high-1 after the exchange of columns first..last-1."""
         taken, _, bounds, _, sums, _ = _layout(tall, wide)
@@ -210,6 +218,8 @@ if AVAILABLE:
             if (last - first) % TILE:
                 room[(out + (last - first) * TILE) * LANES : (out + terms * TILE * TILE) * LANES] = 0.0
         multiply(room, low * tall, (high - low) // TILE, tall, first * tall, terms, taken)
+        if wide > 2 * WIDEST:  # bounds of what bounds multiply grow with every block
+            _measure(room, low, high, 8, True, tall, wide)
 
     @_jit
     def _exchange(room, order, low, high, tall, wide, maps, ahead, many):  # type: ignore[no-untyped-def]
@@ -235,14 +245,6 @@ if AVAILABLE:
                     _update(room, order, end, end + size, first, end, tall, wide)
                     break
                 size *= 2
-
-    @_jit
-    def _measure(room, low, high, total, norms, tall, wide):  # type: ignore[no-untyped-def]
-        """The squares of columns low..high-1 to sums ``total`` and the next; and their norms to their bounds, if asked for."""
-        _, free, bounds, _, sums, _ = _layout(tall, wide)
-        room[(sums + total) * LANES : (sums + total + 2) * LANES] = 0.0
-        for k in range(low, high, TILE):
-            measure(room, k * tall, tall, free, sums + total, bounds + 2 * k, norms)
 
     @_jit
     def _prove(room, maps, numbers, squares, low, high, many, whole, tall, wide, counts, sure):  # type: ignore[no-untyped-def]
@@ -297,7 +299,7 @@ if AVAILABLE:
                     if begin < last:
                         for other in range(0, begin, WIDEST):
                             _update(room, order, other, other + WIDEST, begin, close, tall, wide)
-                        _measure(room, 0, close, 4, True, tall, wide)
+                        _measure(room, 0, close, 4, False, tall, wide)
                 _measure(room, last, wide, 6, False, tall, wide)
                 many = min(LANES, stop - first)
                 if _prove(room, maps, numbers, squares, low, high, many, False, tall, wide, counts, sure) and last > 0:

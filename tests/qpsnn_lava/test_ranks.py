@@ -98,13 +98,16 @@ def test_other_sizes_scales_and_types(
 
 
 @pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
-@pytest.mark.parametrize("shape", [(2, 3), (5, 37), (32, 32), (33, 16), (27, 18), (48, 49), (100, 33), (64, 70)])
+@pytest.mark.parametrize(
+    "shape, eps",
+    [(shape, 1e-6) for shape in ((2, 3), (5, 37), (32, 32), (33, 16), (27, 18), (48, 49))]
+    + [((100, 33), 1e-5), ((64, 70), 1e-5)],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["rates", "low rank"])
-def test_bounds_prove_most_ranks(shape: tuple[int, int], dtype: torch.dtype, kind: str) -> None:
-    """Of one block, of two, and of more; in larger ones roundings allow for less."""
+def test_bounds_prove_most_ranks(shape: tuple[int, int], eps: float, dtype: torch.dtype, kind: str) -> None:
+    """Of one block, of two, and of more; in the largest ones roundings allow for less."""
     maps = _maps(2, shape, kind, 200).to(dtype)
-    eps = 1e-6 if min(shape) <= 32 else 1e-4
     counts, sure = module.certify(maps.numpy(), eps, False)
     assert sure.mean() > 0.95
     expected = torch.linalg.matrix_rank(maps.double(), atol=eps, rtol=0.0).numpy()
@@ -112,7 +115,7 @@ def test_bounds_prove_most_ranks(shape: tuple[int, int], dtype: torch.dtype, kin
 
 
 @pytest.mark.skipif(not module.AVAILABLE, reason="numba is not installed: svdvals decides everything")
-@pytest.mark.parametrize("size, least", [(16, 2e-6), (24, 3e-6), (32, 1.6e-5), (40, 5e-6)])
+@pytest.mark.parametrize("size, least", [(16, 2e-6), (24, 3e-6), (32, 1.6e-5), (40, 3e-6)])
 def test_bounds_are_tight(size: int, least: float) -> None:
     """A smallest singular value near eps, which norms of blocks alone do not prove to be above it; and one of eps, which nothing does."""
     rng = np.random.default_rng(size)
