@@ -574,9 +574,15 @@ def test_two_processes_are_stopped_in_order_and_go_on(tmp_path: Path) -> None:
         str(tmp_path / "out"),
         "--json",
     ]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a suite in the background of a shell inherits that it is ignored
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         deadline = time.monotonic() + 300
         while not list((tmp_path / "out").glob("runs/float-*/checkpoints/float.state.safetensors")):
